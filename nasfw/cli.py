@@ -1,0 +1,141 @@
+"""The command line: nasfw run | show | plugins."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from nasfw.values import UsageError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
+)
+out, err = Console(), Console(stderr=True)
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def _guarded(command: Command) -> Command:
+    """Turn errors that are the user's into one sentence and exit code 2, and an interrupt into a hint."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except UsageError as error:
+            _fail(f"[bold red]error:[/] {escape(str(error))}", 2)
+        except KeyboardInterrupt:
+            _fail("stopped; the same command goes on from here", 130)
+
+    return guarded  # type: ignore[return-value]
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    err.print(message, soft_wrap=True, highlight=False)
+    raise typer.Exit(code)
+
+
+@app.callback()
+def root() -> None:
+    """Neural architecture search: from your data to a Pareto front of trained networks.
+
+    `nasfw run spaces=aggconv strategy=dash` searches on the digits of scikit-learn;
+    `nasfw run task=my.npz` on your arrays. `nasfw run --help` explains the settings.
+    """
+
+
+@app.command()
+@_guarded
+def run(
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="settings; see above")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be run and stop")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="one line for every trial")] = False,
+) -> None:
+    """Search, train the front again, and compare it with the plain backbone and random search.
+
+    Settings are written `name=value`, in any order. A plugin is a name, and `name.parameter=value` sets one of
+    its parameters; `nasfw plugins NAME` lists them.
+
+    - `nasfw run task=digits spaces=aggconv strategy=dash`
+    - `nasfw run task=my.npz` searches on your arrays `x_train`, `y_train` and, if there, `x_test`, `y_test`
+    - `nasfw run strategy=random strategy.trials=8 final.seeds=1`
+    - `nasfw run strategy.epochs=20 spaces.kernel_sizes=[3,5] objectives=[accuracy,flops]`
+    - `nasfw run config=settings.yaml seed=1 folder=runs/mine`
+
+    Settings: `task`, `spaces`, `strategy`, `objectives`, `hardware`, `compute`, `executor`, `budget.trials`,
+    `budget.seconds`, `recipe.NAME` (epochs, lr, batch_size, ...), `final.epochs`, `final.seeds`, `final.limit`
+    or `final=false`, `yardsticks`, `seed`, `folder`, `experiment` (quick or paper), `effort` (work of the quick
+    preset, 1 is some minutes), `config`.
+
+    The same command in the same folder goes on where it stopped.
+    """
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=err, show_time=False, show_path=False)],
+    )
+    from nasfw import config, display, plugins, report
+
+    registry = plugins.load()
+    resolved = config.resolve(settings or [], registry)
+    from nasfw import experiment
+
+    with display.showing(err):
+        prepared = experiment.prepare(resolved, registry)
+        folder = experiment.choose_folder(prepared)
+        out.print(report.announcement(prepared, folder))
+        if dry_run:
+            from nasfw.estimate import estimate
+
+            out.print(report.forecast(estimate(prepared)))
+            return
+        result = prepared.run(folder)
+    out.print(report.outcome(result))
+
+
+@app.command()
+@_guarded
+def show(
+    folder: Annotated[Path, typer.Argument(help="the folder of a run")],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
+) -> None:
+    """Recompute the table, the front and the hypervolume of a run from its folder."""
+    logging.basicConfig(
+        format="%(message)s", handlers=[RichHandler(console=err, show_time=False, show_path=False)]
+    )
+    from nasfw import report, results
+
+    result = results.read(folder)
+    if as_json:
+        sys.stdout.write(json.dumps(result.plain_data(), indent=1) + "\n")
+    else:
+        out.print(report.outcome(result))
+
+
+@app.command()
+@_guarded
+def plugins(
+    name: Annotated[str | None, typer.Argument(help="a plugin, to see its parameters")] = None,
+) -> None:
+    """List the plugins that are installed, or explain one of them."""
+    from nasfw import report
+    from nasfw.plugins import load
+
+    registry = load()
+    out.print(report.catalogue(registry) if name is None else report.explanation(registry, name))

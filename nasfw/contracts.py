@@ -1,0 +1,316 @@
+"""The six contracts that plugins fulfil, and the values that travel between them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nasfw.values import (
+    Architecture,
+    Diverged,
+    Measure,
+    Option,
+    Phase,
+    Recipe,
+    Record,
+    Split,
+    Unsupported,
+    UsageError,
+    Workload,
+    digest,
+)
+
+__all__ = [
+    "Architecture",
+    "Candidate",
+    "Device",
+    "Diverged",
+    "Evaluate",
+    "Executor",
+    "Job",
+    "Measure",
+    "Mixture",
+    "Objective",
+    "Option",
+    "Phase",
+    "Problem",
+    "Recipe",
+    "Record",
+    "SearchSpace",
+    "Split",
+    "Strategy",
+    "Supernet",
+    "Task",
+    "Trial",
+    "Unsupported",
+    "UsageError",
+    "Workload",
+]
+
+Mixture = Sequence[Tensor]
+Job = Callable[[], Record]
+
+
+class Task(ABC):
+    """Data, loss and published metric. ``metric`` names what ``error`` returns, lower is better."""
+
+    metric: str = "error"
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, channels first: (channels, length) or (channels, height, width)."""
+
+    @property
+    @abstractmethod
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one network output: (classes,), or (channels, *spatial) for dense prediction."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """How networks for this task are trained unless the user says otherwise."""
+        return Recipe()
+
+    @abstractmethod
+    def size(self, split: Split) -> int:
+        """Number of samples in ``split``; "full" is train and valid together."""
+
+    @abstractmethod
+    def batches(
+        self, split: Split, batch_size: int = 256, generator: torch.Generator | None = None
+    ) -> Iterable[tuple[Tensor, Any]]:
+        """Batches (x, y) of ``split`` on the CPU: in order, or shuffled by ``generator`` if one is given."""
+
+    @abstractmethod
+    def loss(self, output: Tensor, target: Any) -> Tensor:
+        """The scalar that training minimises, a mean over the batch."""
+
+    @abstractmethod
+    def error(self, outputs: Tensor, targets: Tensor) -> float:
+        """The published metric on a WHOLE split, lower is better."""
+
+
+class Supernet(nn.Module, ABC):
+    """One network that holds every architecture of a space.
+
+    ``cost`` is the time of one training step in steps of an average architecture of the space; the engine
+    needs it to give random search the same budget.
+    """
+
+    cost: float = 1.0
+
+    @abstractmethod
+    def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
+        """Output under ``mixture``; one-hot weights give the standalone network's output."""
+
+    @abstractmethod
+    def weights(self, architecture: Architecture) -> Mapping[str, Tensor]:
+        """State that ``build(architecture)`` loads to compute what the one-hot mixture computes."""
+
+    def fields(self) -> Sequence[Tensor]:
+        """Receptive field of every option in samples per axis, decision by decision, for penalties on it."""
+        raise Unsupported(f"{type(self).__name__} does not know the receptive fields of its options")
+
+
+class SearchSpace(ABC):
+    """A set of networks, described by independent decisions among JSON scalars."""
+
+    @property
+    @abstractmethod
+    def decisions(self) -> Mapping[str, Sequence[Option]]:
+        """What there is to decide, in order: name -> options."""
+
+    @property
+    @abstractmethod
+    def default(self) -> Architecture:
+        """The plain backbone: the yardstick of every run."""
+
+    @abstractmethod
+    def build(self, architecture: Architecture) -> nn.Module:
+        """The standalone network, with fresh weights drawn from torch's global generator."""
+
+    def enlarged(self) -> SearchSpace:
+        """The space whose networks the final phase trains; same decisions. This space by default."""
+        return self
+
+    def supernet(self) -> Supernet:
+        """The network that holds them all; Unsupported if the space offers none."""
+        raise Unsupported(f"space {type(self).__name__} offers no supernet, which one-shot strategies need")
+
+    @property
+    def size(self) -> int:
+        """Number of architectures."""
+        return math.prod(len(options) for options in self.decisions.values())
+
+    def sample(self, rng: np.random.Generator) -> Architecture:
+        """An architecture drawn uniformly."""
+        return tuple(options[int(rng.integers(len(options)))] for options in self.decisions.values())
+
+    def mutate(self, architecture: Architecture, rng: np.random.Generator) -> Architecture:
+        """``architecture`` with one decision changed to another option, uniformly."""
+        open_decisions = [i for i, options in enumerate(self.decisions.values()) if len(options) > 1]
+        if not open_decisions:
+            return architecture
+        changed = int(rng.choice(open_decisions))
+        options = [o for o in list(self.decisions.values())[changed] if o != architecture[changed]]
+        option = options[int(rng.integers(len(options)))]
+        return (*architecture[:changed], option, *architecture[changed + 1 :])
+
+
+@dataclass
+class Candidate:
+    """What an objective is shown: an architecture on a task, trained if ``weights`` are given."""
+
+    space: SearchSpace
+    task: Task
+    architecture: Architecture
+    split: Split = "valid"
+    weights: Mapping[str, Tensor] | None = None
+    compute: str = "cpu"
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The network in evaluation mode on ``compute``, built on first use."""
+        model = self.space.build(self.architecture)
+        if self.weights is not None:
+            model.load_state_dict(self.weights)
+        return model.to(self.compute).eval()
+
+    @cached_property
+    def predictions(self) -> tuple[Tensor, Tensor]:
+        """Outputs and targets on the whole of ``split``, on the CPU."""
+        outputs, targets = [], []
+        with torch.no_grad():
+            for x, y in self.task.batches(self.split):
+                outputs.append(self.model(x.to(self.compute)).cpu())
+                targets.append(y)
+        return torch.cat(outputs), torch.cat(targets)
+
+
+class Device(ABC):
+    """Something that measures: a processor, a board, a table of measurements. ``metrics`` are its powers."""
+
+    metrics: ClassVar[Sequence[str]] = ()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name of the real thing, as its maker calls it."""
+
+    @abstractmethod
+    def measure(self, metric: str, candidate: Candidate) -> float:
+        """``metric`` of the candidate in SI units (seconds, joules, bytes); Unsupported says why not."""
+
+
+class Objective(ABC):
+    """One number about a candidate. ``trained`` says whether it depends on the trained weights.
+
+    An objective with ``trained = False`` is a property of the architecture and measured once for each. One
+    with a dataclass field ``device`` is made once per device and named ``metric@device``.
+    """
+
+    metric: ClassVar[str]
+    unit: ClassVar[str] = ""
+    maximise: ClassVar[bool] = False
+    trained: ClassVar[bool] = False
+    device: Device | None = None
+
+    @abstractmethod
+    def measure(self, candidate: Candidate) -> float:
+        """The value as a person expects it; must be finite."""
+
+    @property
+    def name(self) -> str:
+        """The name in records."""
+        return self.metric if self.device is None else f"{self.metric}@{self.device.name}"
+
+    @property
+    def reading(self) -> Measure:
+        """How to read this objective's values without its code."""
+        device = None if self.device is None else self.device.name
+        return Measure(self.name, self.unit, self.maximise, device, self.trained)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An architecture, how to train it, and optionally the weights that it starts from."""
+
+    architecture: Architecture
+    recipe: Recipe
+    weights: Mapping[str, Tensor] | None = field(default=None, compare=False)
+
+    @cached_property
+    def key(self) -> str:
+        """Identifies all three."""
+        parts: list[object] = [list(self.architecture), asdict(self.recipe)]
+        for name, value in sorted((self.weights or {}).items()):
+            # numpy knows no bfloat16, but every dtype has bytes.
+            raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            parts += [name, str(value.dtype), list(value.shape), raw]
+        return digest(*parts)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a strategy is given.
+
+    ``objectives`` that need training come before those that do not, so the first one is the quality whenever
+    there is one. ``recipe`` is the task's with the user's changes. ``folder`` is where a strategy may keep
+    checkpoints of its own training.
+    """
+
+    space: SearchSpace
+    task: Task
+    objectives: Sequence[Objective]
+    recipe: Recipe
+    seed: int
+    folder: Path
+    compute: str = "cpu"
+
+
+class Evaluate(Protocol):
+    """How a strategy has trials trained and measured; known trials are answered from the records."""
+
+    def __call__(self, trials: Iterable[Trial]) -> list[Record]:
+        """Records in the order of ``trials``, when all are done; fewer if the budget ends."""
+        ...
+
+    def as_completed(self, trials: Iterable[Trial]) -> Iterator[Record]:
+        """Records as they are done; the next trial is drawn whenever a worker is free."""
+        ...
+
+    def spend(self, passes: float) -> bool:
+        """Report training done outside trials, in passes over the training split by an average architecture.
+
+        False once the budget is used up: stop, and propose what there is.
+        """
+        ...
+
+
+class Strategy(ABC):
+    """How to look for good architectures."""
+
+    @abstractmethod
+    def search(self, problem: Problem, evaluate: Evaluate) -> None:
+        """Have trials evaluated until done; everything worth knowing ends in the records."""
+
+    def workload(self, problem: Problem) -> Workload | None:
+        """What ``search`` is about to do; None if it cannot be foretold."""
+        return None
+
+
+class Executor(ABC):
+    """Where trials run."""
+
+    @abstractmethod
+    def run(self, jobs: Iterable[Job]) -> Iterator[Record]:
+        """Results as completed; draws the next job only when it can be started."""

@@ -1,0 +1,81 @@
+"""The name and size of the machine that a run uses."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("nasfw", "torch", "numpy", "scipy", "scikit-learn")
+
+
+def processor() -> str:
+    """The processor's name as its maker prints it, or the best that the system tells."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return " ".join(value.split())
+    except OSError:
+        pass
+    if sys.platform == "darwin":
+        return _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compute_name(compute: str) -> str:
+    """The real name of where training runs: the processor with its threads, or the graphics card."""
+    import torch
+
+    if compute.startswith("cuda"):
+        return torch.cuda.get_device_name(compute)
+    return f"{processor()}, {torch.get_num_threads()} of {cores()} cores"
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to judge a run: versions, processor, and the state of the git checkout."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": processor(),
+        "cores": cores(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "git": {
+            "commit": _output(["git", "rev-parse", "HEAD"]),
+            "changes": len(_output(["git", "status", "--porcelain"]).splitlines()),
+        },
+    }
+
+
+def peak_memory() -> int:
+    """Most bytes of memory that this process has held so far; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _output(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,62 @@
+"""Architecture <-> mixture: one-hot, discretisation, Gumbel-softmax samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from nasfw.contracts import Architecture, Option
+
+Decisions = Mapping[str, Sequence[Option]]
+
+
+def indices(decisions: Decisions, architecture: Architecture) -> list[int]:
+    """Position of each chosen option among its decision's options; ValueError if there is none."""
+    if len(architecture) != len(decisions):
+        raise ValueError(f"{len(architecture)} options for {len(decisions)} decisions")
+    return [list(options).index(o) for options, o in zip(decisions.values(), architecture, strict=True)]
+
+
+def one_hot(
+    decisions: Decisions, architecture: Architecture, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """The mixture that is ``architecture`` alone."""
+    chosen = indices(decisions, architecture)
+    return [
+        torch.eye(len(options), dtype=dtype)[i] for options, i in zip(decisions.values(), chosen, strict=True)
+    ]
+
+
+def uniform(decisions: Decisions) -> list[Tensor]:
+    """Equal weights for all options of every decision."""
+    return [torch.full((len(options),), 1.0 / len(options)) for options in decisions.values()]
+
+
+def discretise(decisions: Decisions, weights: Iterable[Tensor]) -> Architecture:
+    """The option of largest weight (or logit) of every decision; the first among equals."""
+    return tuple(
+        options[int(torch.argmax(w.detach()))] for options, w in zip(decisions.values(), weights, strict=True)
+    )
+
+
+def gumbel_softmax(logits: Iterable[Tensor], temperature: float = 1.0) -> list[Tensor]:
+    """A soft sample for each decision: softmax((log softmax(logits) + G) / temperature), G ~ Gumbel(0, 1).
+
+    Jang et al. 2017, equation 2; drawn from torch's global generator of the logits' device.
+    """
+    # torch's own exponential sampler cannot return 0, so the logarithm stays finite.
+    return [
+        torch.softmax((torch.log_softmax(a, 0) - torch.empty_like(a).exponential_().log()) / temperature, 0)
+        for a in logits
+    ]
+
+
+def straight_through(weights: Iterable[Tensor]) -> list[Tensor]:
+    """One-hot at the largest weight in the forward pass, the gradient of ``weights`` in the backward pass."""
+    hard = []
+    for w in weights:
+        top = torch.zeros_like(w).scatter_(0, w.detach().argmax(keepdim=True), 1.0)
+        hard.append(top + (w - w.detach()))
+    return hard

@@ -1,0 +1,1 @@
+"""What candidates are judged by: one number each."""

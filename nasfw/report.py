@@ -1,0 +1,258 @@
+"""A run in words and tables: what is about to happen, what it would take, and what came out."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from nasfw.display import PERCENT, format_seconds, format_value, front_table, text_table
+from nasfw.parameters import suggestion
+from nasfw.results import Network, Result
+from nasfw.values import Measure, Recipe, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nasfw.estimate import Estimate
+    from nasfw.experiment import Experiment
+    from nasfw.plugins import Registry
+
+_SHOWN = 20
+
+
+def announcement(experiment: Experiment, folder: Path) -> RenderableType:
+    """What a run is about to do."""
+    return Group(*(Text.assemble((f"{name:<11}", "bold"), text) for name, text in _plan(experiment, folder)))
+
+
+def _plan(experiment: Experiment, folder: Path) -> Iterator[tuple[str, str]]:
+    from nasfw.experiment import name_of
+    from nasfw.hardware.machine import compute_name
+
+    settings, task = experiment.settings, experiment.task
+    sizes = ", ".join(f"{task.size(split)} {split}" for split in ("train", "valid", "test"))
+    yield (
+        "Task",
+        f"{name_of(settings.task)}: {_shape(task.input_shape)} to {_shape(task.output_shape)}; {sizes}",
+    )
+    described = getattr(task, "description", "")
+    if described:
+        yield "", described
+    for label, space in experiment.spaces.items():
+        yield "Space", f"{label}: {len(space.decisions)} decisions, {space.size:.3g} architectures"
+    yield "Strategy", name_of(settings.strategy) + _work(experiment)
+    directions = [
+        f"{o.name} ({'higher' if o.maximise else 'lower'} is better)" for o in experiment.objectives
+    ]
+    yield "Objectives", ", ".join(directions) + f"; the task's metric is {task.metric}"
+    yield "Training", recipe(experiment.recipe)
+    if settings.final is not None:
+        beside = " and ".join(
+            {"plain": "the plain backbone", "random": "random search"}[y] for y in settings.yardsticks
+        )
+        seeds = ", ".join(map(str, experiment.seeds))
+        yield (
+            "Final",
+            (
+                f"up to {experiment.final.limit} networks trained on train and valid, measured on test, seeds {seeds}"
+                + (f"; beside them {beside} of equal budget" if "random" in settings.yardsticks else "")
+                + (f"; beside them {beside}" if settings.yardsticks == ("plain",) else "")
+            ),
+        )
+    yield "Compute", compute_name(experiment.compute)
+    yield "Folder", str(folder)
+
+
+def _work(experiment: Experiment) -> str:
+    from pathlib import Path
+
+    parts = []
+    for label in experiment.spaces:
+        work = experiment.strategy.workload(experiment.problem(label, Path()))
+        if work is None:
+            continue
+        supernet = (
+            f"a supernet for {work.supernet_epochs:.3g} passes over the data, then "
+            if work.supernet_epochs
+            else ""
+        )
+        parts.append(f"{supernet}{work.trials} architectures from scratch")
+    return ": trains " + "; ".join(parts) if parts else ""
+
+
+def recipe(values: Recipe) -> str:
+    """A recipe in words."""
+    part = "" if values.fraction >= 1 else f" of {100 * values.fraction:.3g} % of the batches"
+    return (
+        f"{values.epochs} epochs{part}, batch size {values.batch_size}, {values.optimizer}, "
+        f"learning rate {values.lr:g} ({values.schedule}), weight decay {values.weight_decay:g}"
+    )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def forecast(estimates: Sequence[Estimate]) -> RenderableType:
+    """What a run would take."""
+    return Group(*(part for e in estimates for part in (_sizes(e), _times(e))))
+
+
+def _sizes(e: Estimate) -> RenderableType:
+    rows = [("plain backbone", e.plain_parameters, e.plain_step)]
+    rows.append(("average architecture", None, e.candidate_step))
+    rows.append(("final network", e.final_parameters, e.final_step))
+    if e.supernet_step is not None:
+        rows.append(("supernet", e.supernet_parameters, e.supernet_step))
+    table = [
+        {
+            "network": name,
+            "parameters": format_value(size, "", "parameters"),
+            "per training step": format_value(seconds, "s"),
+        }
+        for name, size, seconds in rows
+    ]
+    return text_table(table, f"Measured on this machine: {e.space}")
+
+
+def _times(e: Estimate) -> RenderableType:
+    if e.search is None or e.total is None:
+        return Text("The strategy does not say what it will evaluate, so the time cannot be estimated.")
+    random = f", random search {format_seconds(e.random)}" if e.random is not None else ""
+    return Text(
+        f"Estimated time {format_seconds(e.total)}: search {format_seconds(e.search)} "
+        f"({e.trials} trials), final trainings at most {format_seconds(e.final)}{random}.\n"
+        f"Peak memory so far {format_value(e.peak_memory, 'B')}, one step of each kind included. Nothing was written."
+    )
+
+
+def outcome(result: Result) -> RenderableType:
+    """The front, the yardsticks beside it, and whether the search beat them."""
+    measures = result.summary.measures
+    kind = "test split" if result.phase == "final" else "validation split; not trained again yet"
+    title = f"Pareto front of {result.summary.task} ({kind})"
+    rows = [_row(n, result) for n in result.front[:_SHOWN]]
+    below = []
+    if result.plain is not None:
+        below.append(_row(result.plain, result, "plain backbone"))
+    if result.random is not None:
+        below.append(_row(result.random, result, f"random search ({result.random_trials} trials)"))
+    parts: list[RenderableType] = [front_table(rows, measures, below, title)]
+    if len(result.front) > _SHOWN:
+        parts.append(Text(f"... and {len(result.front) - _SHOWN} more; --json shows all."))
+    parts.append(Text(_counts(result)))
+    if result.pick is not None:
+        parts.append(Text(f"* {result.pick.name}, best on the validation split: {choices(result.pick)}"))
+    said = verdict(result)
+    if said:
+        parts += [Text(), Text(said, style="bold")]
+    parts += [Text(), Text(f"Folder {result.folder}")]
+    return Group(*parts)
+
+
+def _row(network: Network, result: Result, name: str = "") -> dict[str, Any]:
+    first = result.summary.measures[0]
+    mark = " *" if network == result.pick and not name else ""
+    validation = (network.validation or {}).get(first.name)
+    row: dict[str, Any] = {"network": name or network.name + mark}
+    if result.phase == "final":
+        row["validation"] = format_value(validation, first.unit, first.name)
+    return row | {name: list(values) for name, values in network.values.items()}
+
+
+def _counts(result: Result) -> str:
+    measures = result.summary.measures
+    reference = ", ".join(
+        f"{m.name} {format_value(v, m.unit, m.name)}" for m, v in zip(measures, result.reference, strict=True)
+    )
+    failed = f", {result.failed} failed" if result.failed else ""
+    return (
+        f"Hypervolume {result.hypervolume:.4g} (reference point {reference}). "
+        f"{result.trials} trials of the search{failed}."
+    )
+
+
+def choices(network: Network) -> str:
+    """An architecture in a line: decisions and options."""
+    return ", ".join(f"{name} {option}" for name, option in network.choices.items())
+
+
+def verdict(result: Result) -> str:
+    """One sentence: whether the search beat the plain backbone and equal-budget random search."""
+    first = result.summary.measures[0]
+    parts = []
+    if result.pick is not None and result.plain is not None:
+        if result.pick.architecture == result.plain.architecture:
+            parts.append("did not beat the plain backbone, which it picked itself")
+        else:
+            parts.append(_against(result, result.plain, "the plain backbone", first))
+    if result.random is not None:
+        parts.append(_against(result, result.random, "equal-budget random search", first))
+    return f"The search {', and it '.join(p for p in parts if p)}." if any(parts) else ""
+
+
+def _against(result: Result, other: Network, name: str, measure: Measure) -> str:
+    comparison = result.against(other)
+    if comparison is None or result.pick is None:
+        return ""
+    ours, theirs = (
+        format_value(n.median[measure.name], measure.unit, measure.name) for n in (result.pick, other)
+    )
+    seeds = sorted(set(result.pick.seeds) & set(other.seeds))
+    over = f"medians over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    figures = f"({measure.name} {ours} against {theirs}, {over}; {comparison.wins} of {len(seeds)} better)"
+    amount = difference(abs(comparison.difference), measure)
+    if comparison.verdict == "beat":
+        return f"beat {name} by {amount} {figures}"
+    if comparison.verdict == "tied":
+        return f"did not beat {name}: they are equal {figures}"
+    behind = f"it is {amount} behind" if comparison.difference < 0 else "it was not better with most seeds"
+    return f"did not beat {name}: {behind} {figures}"
+
+
+def catalogue(registry: Registry) -> RenderableType:
+    """All plugins by kind, name, package and version; those that could not be loaded below."""
+    rows = [
+        {"kind": e.kind, "name": e.name, "package": e.package, "version": e.version}
+        for e in registry.entries()
+    ]
+    broken = [
+        Text(f"not available: {b.name} of package {b.package} {b.version}: {b.reason}")
+        for b in registry.broken
+    ]
+    return Group(text_table(rows), *broken)
+
+
+def explanation(registry: Registry, name: str) -> RenderableType:
+    """The plugins of a name: docstring, parameters, types and defaults; UsageError if there is none."""
+    found = [e for e in registry.entries() if e.name == name]
+    if not found:
+        raise UsageError(
+            f"no plugin is called {name!r}{suggestion(name, [e.name for e in registry.entries()])}"
+        )
+    parts: list[RenderableType] = []
+    for entry in found:
+        parts.append(Text(f"{entry.kind} {entry.name} ({entry.package} {entry.version})", style="bold"))
+        parts += [Text(inspect.getdoc(entry.load()) or ""), Text()]
+        rows = [
+            {
+                "parameter": p.name,
+                "type": p.type,
+                "default": "required" if p.required else p.default,
+                "": p.help,
+            }
+            for p in registry.parameters(entry)
+        ]
+        parts.append(text_table(rows) if rows else Text("It has no parameters."))
+    return Group(*parts)
+
+
+def difference(amount: float, measure: Measure) -> str:
+    """A difference of two values of one measure: in points where the values are shown in percent."""
+    if measure.unit == "%" or (not measure.unit and measure.name in PERCENT):
+        return f"{100 * amount:.2f} points"
+    return format_value(amount, measure.unit, measure.name)

@@ -1,0 +1,272 @@
+"""What a run found, recomputed from its folder; importing this does not import torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nasfw import evaluation
+from nasfw.pareto import hypervolume, reference_point
+from nasfw.records import Records, costs, finalists, front
+from nasfw.values import Architecture, Measure, Option, Phase, Recipe, Record, UsageError, digest
+
+RECORDS, SUMMARY, SETTINGS, RANDOM = "records.jsonl", "problem.json", "run.yaml", "random"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What ``problem.json`` keeps so that a folder can be read without the plugins that made it."""
+
+    task: str
+    strategy: str
+    compute: str
+    measures: tuple[Measure, ...]
+    defaults: Mapping[str, Mapping[str, Option]]
+    seeds: tuple[int, ...]
+    limit: int
+    final: bool
+    data: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Write the file, all of it or nothing."""
+        scratch = folder / (SUMMARY + ".tmp")
+        scratch.write_text(json.dumps(asdict(self), indent=1))
+        scratch.replace(folder / SUMMARY)
+
+    @classmethod
+    def read(cls, folder: Path) -> Summary:
+        """UsageError if the folder holds no run."""
+        try:
+            content = json.loads((folder / SUMMARY).read_text())
+        except OSError:
+            raise UsageError(f"{folder} holds no run: it has no {SUMMARY}") from None
+        except ValueError as reason:
+            raise UsageError(f"{folder / SUMMARY} is damaged: {reason}") from None
+        content["measures"] = tuple(Measure(**m) for m in content["measures"])
+        content["seeds"] = tuple(content["seeds"])
+        return cls(**content)
+
+
+@dataclass(frozen=True)
+class Network:
+    """One architecture with what was measured of it, over the seeds of its trainings.
+
+    ``validation`` holds the search's values, if it was searched; ``values`` the final ones on the test split,
+    one per seed, or the search's where no final training was done.
+    """
+
+    space: str
+    choices: Mapping[str, Option]
+    recipe: Recipe
+    keys: tuple[str, ...]
+    seeds: tuple[int, ...]
+    values: Mapping[str, tuple[float, ...]]
+    validation: Mapping[str, float] | None = None
+
+    @property
+    def architecture(self) -> Architecture:
+        """The chosen options, in the order of the decisions."""
+        return tuple(self.choices.values())
+
+    @property
+    def median(self) -> dict[str, float]:
+        """Median over seeds, value by value."""
+        return {name: float(np.median(v)) for name, v in self.values.items()}
+
+    @property
+    def name(self) -> str:
+        """Eight digits that identify the architecture and its recipe."""
+        return digest(self.space, dict(self.choices), asdict(self.recipe))[:8]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run's outcome. ``phase`` says whether the numbers are final (test) or of the search (validation)."""
+
+    folder: Path
+    summary: Summary
+    phase: Phase
+    front: list[Network]
+    pick: Network | None
+    plain: Network | None
+    random: Network | None
+    random_trials: int
+    trials: int
+    failed: int
+    seconds: float
+    random_seconds: float
+    hypervolume: float
+    reference: list[float]
+
+    def against(self, other: Network | None) -> evaluation.Comparison | None:
+        """The pick's first objective against ``other``'s over the same seeds; None if there is no other."""
+        if other is None or self.pick is None:
+            return None
+        first = self.summary.measures[0]
+        ours = dict(zip(self.pick.seeds, self.pick.values[first.name], strict=True))
+        theirs = dict(zip(other.seeds, other.values[first.name], strict=True))
+        both = sorted(ours.keys() & theirs.keys())
+        if not both:
+            return None
+        return evaluation.compare([ours[s] for s in both], [theirs[s] for s in both], first.maximise)
+
+    def plain_data(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        named = {"pick": self.pick, "plain": self.plain, "random": self.random}
+        return {
+            "folder": str(self.folder),
+            "task": self.summary.task,
+            "strategy": self.summary.strategy,
+            "compute": self.summary.compute,
+            "phase": self.phase,
+            "split": "test" if self.phase == "final" else "valid",
+            "seeds": list(self.summary.seeds),
+            "objectives": [asdict(m) for m in self.summary.measures],
+            "front": [_network_data(n) for n in self.front],
+            **{name: n and _network_data(n) for name, n in named.items()},
+            "comparisons": {
+                name: c and {"verdict": c.verdict, **asdict(c)}
+                for name, c in (("plain", self.against(self.plain)), ("random", self.against(self.random)))
+            },
+            "hypervolume": self.hypervolume,
+            "reference": self.reference,
+            "trials": self.trials,
+            "failed": self.failed,
+            "random_trials": self.random_trials,
+            "seconds": self.seconds,
+            "random_seconds": self.random_seconds,
+        }
+
+
+def _network_data(network: Network) -> dict[str, Any]:
+    return {
+        "name": network.name,
+        "space": network.space,
+        "choices": dict(network.choices),
+        "recipe": asdict(network.recipe),
+        "keys": list(network.keys),
+        "seeds": list(network.seeds),
+        "median": network.median,
+        "values": {name: list(v) for name, v in network.values.items()},
+        "validation": network.validation and dict(network.validation),
+    }
+
+
+def read(folder: Path) -> Result:
+    """Recompute a run's outcome from its folder; UsageError if there is none."""
+    summary = Summary.read(folder)
+    records = Records(folder / RECORDS)
+    measures = summary.measures
+    searched = records.select("search")
+    chosen = finalists(searched, measures, summary.limit)
+    trained = networks(records.select("final"), chosen)
+    done = [n for n in (_of(record, trained) for record in chosen) if n is not None]
+    final = len(done) == len(chosen) > 0
+    if not final:
+        done = [_searched(r) for r in front(searched, measures)]
+    pick = None if not chosen else (_of(chosen[0], trained) if final else _searched(chosen[0]))
+    plain = _plain(summary, chosen, trained) if final else None
+    rest = Records(folder / RANDOM / RECORDS)
+    drawn = rest.select("search")
+    lucky = finalists(drawn, measures, 1)
+    random = _of(lucky[0], networks(rest.select("final"), lucky)) if lucky and final else None
+    shown = [n for n in (*done, plain, random) if n is not None]
+    table = _costs(shown, measures)
+    reference = reference_point(table) if len(table) else np.zeros(len(measures))
+    kept = _front(done, measures)
+    return Result(
+        folder=folder,
+        summary=summary,
+        phase="final" if final else "search",
+        front=kept,
+        pick=pick,
+        plain=plain,
+        random=random,
+        random_trials=len(drawn),
+        trials=sum(r.phase == "search" for r in records),
+        failed=sum(r.error is not None for r in records),
+        seconds=sum(r.seconds for r in records),
+        random_seconds=sum(r.seconds for r in rest if r.phase == "search"),
+        hypervolume=hypervolume(_costs(kept, measures), reference) if kept else 0.0,
+        reference=[float(-v if m.maximise else v) for v, m in zip(reference, measures, strict=True)],
+    )
+
+
+def networks(final: Sequence[Record], searched: Sequence[Record]) -> dict[tuple[object, ...], Network]:
+    """Final records joined over their seeds, by space, architecture and recipe."""
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for record in sorted(final, key=lambda r: r.recipe.seed):
+        groups.setdefault(_identity(record), []).append(record)
+    validation = {(r.space, r.architecture): r.values for r in searched}
+    return {
+        identity: Network(
+            space=group[0].space,
+            choices=group[0].choices,
+            recipe=replace(group[0].recipe, seed=0),
+            keys=tuple(r.key for r in group),
+            seeds=tuple(r.recipe.seed for r in group),
+            values={name: tuple(r.values[name] for r in group) for name in group[0].values},
+            validation=validation.get((group[0].space, group[0].architecture)),
+        )
+        for identity, group in groups.items()
+    }
+
+
+def _identity(record: Record) -> tuple[object, ...]:
+    return (record.space, record.architecture, replace(record.recipe, seed=0))
+
+
+def _of(record: Record, trained: Mapping[tuple[object, ...], Network]) -> Network | None:
+    for (space, architecture, recipe), network in trained.items():
+        same = (space, architecture) == (record.space, record.architecture)
+        if same and _alike(recipe, record.recipe):
+            return network
+    return None
+
+
+def _alike(final: object, searched: Recipe) -> bool:
+    """Whether a final recipe came from ``searched``: it may differ in length and seed."""
+    assert isinstance(final, Recipe)
+    return replace(final, epochs=0, fraction=1.0, seed=0) == replace(searched, epochs=0, fraction=1.0, seed=0)
+
+
+def _searched(record: Record) -> Network:
+    return Network(
+        space=record.space,
+        choices=record.choices,
+        recipe=record.recipe,
+        keys=(record.key,),
+        seeds=(record.recipe.seed,),
+        values={name: (value,) for name, value in record.values.items()},
+        validation=record.values,
+    )
+
+
+def _plain(
+    summary: Summary, chosen: Sequence[Record], trained: Mapping[tuple[object, ...], Network]
+) -> Network | None:
+    space = chosen[0].space
+    plain = replace(chosen[0], choices=summary.defaults[space])
+    return _of(plain, trained)
+
+
+def _costs(shown: Sequence[Network], measures: Sequence[Measure]) -> Any:
+    signs = np.array([-1.0 if m.maximise else 1.0 for m in measures])
+    rows = [[n.median[m.name] for m in measures] for n in shown]
+    return np.array(rows).reshape(len(rows), len(measures)) * signs
+
+
+def _front(shown: Sequence[Network], measures: Sequence[Measure]) -> list[Network]:
+    """The networks that no other beats in the medians, best first objective first."""
+    rows = [
+        Record(str(i), "final", n.space, n.choices, n.recipe, False, n.median, 0.0)
+        for i, n in enumerate(shown)
+    ]
+    kept = front(rows, measures)
+    order = np.lexsort(costs(kept, measures).T[::-1])
+    return [shown[int(kept[i].key)] for i in order]

@@ -1,0 +1,275 @@
+"""The search space of DASH: the kernel size and the dilation of every convolution of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nasfw.contracts import Architecture, Mixture, Option, SearchSpace, Supernet, Task
+from nasfw.mixtures import indices
+from nasfw.spaces.aggregated import AggregatedConv, block_diagonal
+from nasfw.spaces.backbones import BACKBONES, accepts, find, initialise, make
+from nasfw.spaces.kernels import Convolution, Kernel, Layout, Size, convolution_of, is_plain, standalone
+from nasfw.values import UsageError
+
+# By the preset and the number of axes; Shen et al., section 3 and appendix.
+_DEFAULTS: Mapping[tuple[str, int], tuple[tuple[int, ...], tuple[int, ...]]] = {
+    ("default", 1): ((3, 7, 11, 15, 19), (1, 3, 7, 15)),
+    ("default", 2): ((3, 5, 7, 9), (1, 3, 7, 15)),
+    ("baby", 1): ((3, 5), (1, 2)),
+    ("baby", 2): ((3, 5), (1, 2)),
+}
+_SPARED = ("downsample", "pool", "shortcut", "channel_match")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A searched convolution: its path in the backbone, what it is, the map sizes that it meets, its options."""
+
+    name: str
+    convolution: Convolution
+    sizes: tuple[Size, ...]
+    kernels: tuple[Kernel, ...]
+
+
+@dataclass(frozen=True)
+class AggConv(SearchSpace):
+    """Any network with convolutions; what is decided is the kernel size and the dilation of each.
+
+    Shen, Khodak and Talwalkar, "Efficient Architecture Search for Diverse Tasks", NeurIPS 2022. The options "k3d1" and so on
+    are all pairs of ``kernel_sizes`` and ``dilations`` (by default {3, 5, 7, 9} x {1, 3, 7, 15} for maps and {3, 7, 11, 15, 19}
+    x {1, 3, 7, 15} for series; the preset "baby" has {3, 5} x {1, 2}) and the backbone's own, so that the plain
+    backbone is a member. Channels, strides and alignment stay those of the backbone.
+
+    Every ``nn.Conv1d`` and ``nn.Conv2d`` with equal settings on both axes and zero padding is searched, unless its path
+    names a downsample, pool, shortcut or channel_match, or has a part called head. A backbone of the user's,
+    "package:function", is called with the shapes of input and output, or with nothing if it takes nothing.
+    With ``depthwise`` the supernet's layers with as many outputs as inputs work channel by channel, as in the authors' code:
+    faster, but less like the final network, which is dense.
+    """
+
+    task: Task
+    backbone: Annotated[str, "auto (wrn for maps, wrn1d for series), wrn, wrn1d, tcn or package:function"] = (
+        "auto"
+    )
+    kernel_sizes: Annotated[tuple[int, ...] | None, "odd numbers; by default the paper's"] = None
+    dilations: Annotated[tuple[int, ...] | None, "numbers from 1 on; by default the paper's"] = None
+    preset: Annotated[Literal["default", "baby"], "where kernel sizes and dilations come from"] = "default"
+    depthwise: Annotated[bool, "supernet layers work channel by channel where they can"] = False
+    mode: Annotated[
+        Literal["auto", "results", "weights", "fourier"],
+        "how the supernet evaluates its layers: equal results",
+    ] = "auto"
+    width: Annotated[int, "width of the network that is searched, if the backbone has one"] = 1
+    final_width: Annotated[int, "width of the networks that the final phase trains"] = 4
+    channels: Annotated[
+        int | None, "channels of the first block, if the backbone (wrn1d, tcn) has the choice"
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no convolution can have."""
+        for k in self.kernel_sizes or ():
+            if k < 1 or k % 2 == 0:
+                raise UsageError(f"a zero or even kernel size is not possible: {k}; use 1, 3, 5 and so on")
+        for d in self.dilations or ():
+            if d < 1:
+                raise UsageError(f"a dilation below 1 is not possible: {d}")
+        if self.kernel_sizes == () or self.dilations == ():
+            raise UsageError("kernel_sizes and dilations must name at least one number each, or be left out")
+        for name in ("width", "final_width", "channels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} {value} is not possible; it must be at least 1")
+
+    @property
+    def decisions(self) -> Mapping[str, Sequence[Option]]:
+        """The searched convolutions by their paths in the backbone, with options like "k3d1"."""
+        return {place.name: [_name(kernel) for kernel in place.kernels] for place in self.places}
+
+    @property
+    def default(self) -> Architecture:
+        """Every convolution's own kernel."""
+        return tuple(_name(place.convolution.own) for place in self.places)
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """The backbone with the chosen kernels; convolutions that keep their own are untouched."""
+        chosen = indices(self.decisions, architecture)
+        network = self._fresh()
+        for place, i in zip(self.places, chosen, strict=True):
+            kernel = place.kernels[i]
+            if kernel != place.convolution.own:
+                module = standalone(place.convolution, kernel)
+                # The built-in backbones draw their weights otherwise than torch does by default.
+                network.set_submodule(place.name, initialise(module) if self._name in BACKBONES else module)
+        return network
+
+    def enlarged(self) -> AggConv:
+        """The space of ``final_width``, if the backbone has a width."""
+        if not accepts(find(self._name), "width"):
+            return self
+        return replace(self, width=self.final_width)
+
+    def supernet(self) -> AggConvSupernet:
+        """The backbone with all kernels of every searched convolution."""
+        network = self._fresh()
+        for place in self.places:
+            network.set_submodule(place.name, AggregatedConv(self._layout(place), self.mode))
+        supernet = AggConvSupernet(network, self.places)
+        supernet.cost = self._cost()
+        return supernet
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """The searched convolutions in the order of the backbone's modules; UsageError if there are none."""
+        self._check_settings()
+        # Tracing must not disturb the stream of random numbers that fresh weights are drawn from.
+        with torch.random.fork_rng(devices=[]):
+            try:
+                with torch.device("meta"):
+                    found = self._trace()
+            except Exception:
+                # A network that computes with values while it is built or run has to be allocated.
+                found = self._trace()
+        if not found:
+            raise UsageError(
+                f"backbone {self._name!r} has no convolution to search: there must be an nn.Conv1d or nn.Conv2d with equal "
+                "settings on both axes, zero padding and a name without shortcut, downsample, pool or head"
+            )
+        return found
+
+    @property
+    def _name(self) -> str:
+        if self.backbone != "auto":
+            return self.backbone
+        dims = len(self.task.input_shape) - 1
+        if dims not in (1, 2):
+            raise UsageError(
+                f"there is no built-in backbone for inputs of shape {tuple(self.task.input_shape)}; "
+                "there are some for (channels, length) and (channels, height, width)"
+            )
+        return "wrn" if dims == 2 else "wrn1d"
+
+    def _fresh(self) -> nn.Module:
+        settings = {"width": self.width}
+        if self.channels is not None:
+            settings["channels"] = self.channels
+        return make(self._name, tuple(self.task.input_shape), tuple(self.task.output_shape), **settings)
+
+    def _check_settings(self) -> None:
+        factory = find(self._name)
+        for name, given in (("width", self.width != 1), ("channels", self.channels is not None)):
+            if given and not accepts(factory, name):
+                raise UsageError(f"backbone {self._name!r} has no parameter {name}")
+
+    def _trace(self) -> list[Place]:
+        """The searched convolutions that a run of the backbone meets."""
+        network = self._fresh().eval()
+        sizes: dict[str, list[Size]] = {name: [] for name, _ in _searchable(network)}
+        for name, module in _searchable(network):
+            module.register_forward_pre_hook(
+                lambda _, inputs, name=name: sizes[name].append(tuple(inputs[0].shape[2:]))
+            )
+        shape, wanted = tuple(self.task.input_shape), tuple(self.task.output_shape)
+        try:
+            with torch.no_grad():
+                output = network(torch.zeros(1, *shape))
+        except Exception as error:
+            raise UsageError(
+                f"backbone {self._name!r} cannot process an input of shape {shape}: {type(error).__name__}: {error}"
+            ) from error
+        given = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
+        if given != wanted:
+            raise UsageError(
+                f"backbone {self._name!r} gives an output of shape {given}; the task needs {wanted}"
+            )
+        return [
+            Place(name, convolution, tuple(dict.fromkeys(sizes[name])), self._kernels(convolution))
+            for name, module in _searchable(network)
+            if sizes[name] and (convolution := convolution_of(module))
+        ]
+
+    def _kernels(self, convolution: Convolution) -> tuple[Kernel, ...]:
+        sizes, dilations = _DEFAULTS[self.preset, convolution.dims]
+        # The dilation of a single tap has no effect.
+        kernels = [
+            (k, d if k > 1 else 1) for k in self.kernel_sizes or sizes for d in self.dilations or dilations
+        ]
+        k, d = convolution.own
+        return tuple(dict.fromkeys([*kernels, (k, d)]))
+
+    def _layout(self, place: Place) -> Layout:
+        c = place.convolution
+        if self.depthwise and c.groups == 1 and c.inputs == c.outputs:
+            c = replace(c, groups=c.inputs)
+        return Layout(c, place.kernels, place.sizes)
+
+    def _cost(self) -> float:
+        return 1.0
+
+
+class AggConvSupernet(Supernet):
+    """The backbone with an ``AggregatedConv`` in each of the ``places``."""
+
+    def __init__(self, network: nn.Module, places: Sequence[Place]) -> None:
+        super().__init__()
+        self.network, self.places = network, list(places)
+
+    @property
+    def layers(self) -> Iterator[AggregatedConv]:
+        """The searched layers, in the order of the decisions."""
+        for place in self.places:
+            layer = self.network.get_submodule(place.name)
+            if isinstance(layer, AggregatedConv):
+                yield layer
+
+    def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
+        """The backbone's output; ``mixture`` has one weight for each option, decision by decision."""
+        layers = list(self.layers)
+        if [len(p) for p in mixture] != [len(place.kernels) for place in self.places]:
+            raise ValueError(
+                "the mixture needs one vector for each decision, with one weight for each option"
+            )
+        for layer, p in zip(layers, mixture, strict=True):
+            layer.mixture = p
+        try:
+            return self.network(x)  # type: ignore[no-any-return]
+        finally:
+            # A mixture that stays would keep its graph alive, and the supernet from being copied.
+            for layer in layers:
+                layer.mixture = None
+
+    def weights(self, architecture: Architecture) -> Mapping[str, Tensor]:
+        """The state of the standalone network; taps that cannot touch the map are zero."""
+        decisions = {place.name: [_name(k) for k in place.kernels] for place in self.places}
+        chosen = indices(decisions, architecture)
+        state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        for place, layer, i in zip(self.places, self.layers, chosen, strict=True):
+            c, kernel = place.convolution, place.kernels[i]
+            prefix = f"{place.name}." if is_plain(c, kernel) else f"{place.name}.1."
+            del state[f"{place.name}.weight"]
+            groups = layer.layout.convolution.groups
+            state[f"{prefix}weight"] = block_diagonal(layer.kernel(i), groups, c.groups)
+            if c.biased:
+                state[f"{prefix}bias"] = state.pop(f"{place.name}.bias")
+        return state
+
+
+def _name(kernel: Kernel) -> str:
+    return "k{}d{}".format(*kernel)
+
+
+def _searchable(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The convolutions that may be replaced, by their paths."""
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in network.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    for module, (name, *others) in names.items():
+        spared = any(word in name for word in _SPARED) or "head" in name.split(".")
+        # Left alone: the root, modules with several names, and weights that a hook computes (weight norm).
+        if name and not others and not spared and not module._forward_pre_hooks and convolution_of(module):
+            yield name, module

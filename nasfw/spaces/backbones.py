@@ -1,0 +1,239 @@
+"""Networks whose convolutions are searched: wide residual networks, a temporal one, and the user's own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import math
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasfw.values import UsageError
+
+Shape = tuple[int, ...]
+Factory = Callable[..., nn.Module]
+
+
+def wrn(input_shape: Shape, output_shape: Shape, depth: int = 16, width: int = 1) -> nn.Module:
+    """Wide residual network WRN-depth-width for maps of shape (channels, height, width).
+
+    Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016; as in DASH (Shen et al., NeurIPS 2022) the second
+    convolution of a block has the stride and all have a bias. Batch norms keep torch's momentum. For an output
+    shape (channels, height, width) no stride is taken and nothing is pooled. ``depth`` is 6 n + 4; UsageError
+    for any other, and for shapes that do not fit.
+    """
+    dense = _is_dense("wrn", input_shape, output_shape, 2)
+    if depth < 10 or (depth - 4) % 6:
+        raise UsageError(f"depth {depth} is no depth of a WRN; 10, 16, 22, 28 and so on are")
+    if width < 1:
+        raise UsageError(f"width {width} is not possible; it must be at least 1")
+    channels = 16
+    stem = nn.Conv2d(input_shape[0], channels, 3, padding=1)
+    blocks = nn.Sequential()
+    for stage, planes in enumerate((16 * width, 32 * width, 64 * width)):
+        for i in range((depth - 4) // 6):
+            stride = 2 if stage > 0 and i == 0 and not dense else 1
+            blocks.append(WideBlock(channels, planes, stride))
+            channels = planes
+    end = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+    return initialise(Backbone(stem, blocks, end, _head(channels, output_shape)))
+
+
+def wrn1d(input_shape: Shape, output_shape: Shape, channels: int | None = None) -> nn.Module:
+    """Residual network of three blocks for series of shape (channels, length).
+
+    Wang, Yan and Oates, "Time Series Classification from Scratch with Deep Neural Networks", IJCNN 2017, as DASH uses
+    it: blocks of m, 2 m and 2 m channels, m = min(4^(classes // 10 + 1), 64) unless ``channels`` says otherwise.
+    Their first kernel has 8 taps; here it has 7, since an even kernel has no centre. UsageError for shapes that do not fit.
+    """
+    _is_dense("wrn1d", input_shape, output_shape, 1)
+    # The exponent is bounded so that thousands of classes do not make a number of thousands of digits.
+    m = min(4 ** min(output_shape[0] // 10 + 1, 3), 64) if channels is None else _at_least_one(channels)
+    blocks = nn.Sequential()
+    last = input_shape[0]
+    for planes in (m, 2 * m, 2 * m):
+        blocks.append(SeriesBlock(last, planes, ((7, 1), (5, 1), (3, 1))))
+        last = planes
+    return initialise(Backbone(nn.Identity(), blocks, nn.Identity(), _head(last, output_shape)))
+
+
+def tcn(
+    input_shape: Shape, output_shape: Shape, channels: int = 32, levels: int = 4, kernel_size: int = 5
+) -> nn.Module:
+    """Temporal convolutional network for series of shape (channels, length).
+
+    Bai, Kolter and Koltun, "An Empirical Evaluation of Generic Convolutional and Recurrent Networks for Sequence
+    Modeling", 2018: residual blocks of two convolutions, of dilation 1, 2, 4, and so on; here centred instead of causal, and
+    batch-normalised. UsageError for shapes that do not fit.
+    """
+    _is_dense("tcn", input_shape, output_shape, 1)
+    blocks = nn.Sequential()
+    last = input_shape[0]
+    for level in range(levels):
+        blocks.append(SeriesBlock(last, _at_least_one(channels), ((kernel_size, 2**level),) * 2))
+        last = channels
+    return initialise(Backbone(nn.Identity(), blocks, nn.Identity(), _head(last, output_shape)))
+
+
+BACKBONES: Mapping[str, Factory] = {"wrn": wrn, "wrn1d": wrn1d, "tcn": tcn}
+
+
+class Backbone(nn.Module):
+    """Stem, blocks, end, mean over all positions unless the head is a convolution, head."""
+
+    def __init__(self, stem: nn.Module, blocks: nn.Module, end: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.end, self.head = stem, blocks, end, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.end(self.blocks(self.stem(x)))
+        return self.head(x.flatten(2).mean(2) if isinstance(self.head, nn.Linear) else x)  # type: ignore[no-any-return]
+
+
+class WideBlock(nn.Module):
+    """Batch norm, ReLU, convolution, dropout, batch norm, ReLU, convolution with the stride; plus the input."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.dropout = nn.Dropout(0.0)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, stride=stride, padding=1)
+        changes = stride > 1 or inputs != outputs
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride) if changes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.dropout(self.conv1(F.relu(self.bn1(x))))
+        return self.conv2(F.relu(self.bn2(y))) + self.shortcut(x)  # type: ignore[no-any-return]
+
+
+class SeriesBlock(nn.Module):
+    """Convolution, dropout, batch norm and ReLU for every (size, dilation); the input is added before the last ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, kernels: tuple[tuple[int, int], ...]) -> None:
+        super().__init__()
+        self.count = len(kernels)
+        for i, (k, d) in enumerate(kernels, 1):
+            conv = nn.Conv1d(inputs if i == 1 else outputs, outputs, k, padding=(k - 1) * d // 2, dilation=d)
+            self.add_module(f"conv{i}", conv)
+            self.add_module(f"dropout{i}", nn.Dropout(0.0))
+            self.add_module(f"bn{i}", nn.BatchNorm1d(outputs))
+        self.shortcut = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv1d(inputs, outputs, 1), nn.BatchNorm1d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for i in range(1, self.count + 1):
+            for part in ("conv", "dropout", "bn"):
+                y = self.get_submodule(f"{part}{i}")(y)
+            y = F.relu(y + self.shortcut(x) if i == self.count else y)
+        return y
+
+
+def initialise(module: nn.Module) -> nn.Module:
+    """Xavier-uniform weights with gain sqrt(2) and no bias for every convolution in ``module``, which is returned."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv1d | nn.Conv2d):
+            nn.init.xavier_uniform_(part.weight, math.sqrt(2))
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    return module
+
+
+def find(reference: str) -> Factory:
+    """The factory of a built-in backbone, or of the user's own: "package:function"; UsageError if there is none."""
+    if reference in BACKBONES:
+        return BACKBONES[reference]
+    if ":" in reference:
+        return function(reference)
+    close = difflib.get_close_matches(reference, BACKBONES, 1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(BACKBONES)}"
+    raise UsageError(f"no backbone is called {reference!r}; {hint}, or package:function for your own network")
+
+
+def function(reference: str) -> Factory:
+    """What "package:function" names; it is looked for in the working directory too. UsageError if there is none."""
+    package, colon, name = reference.partition(":")
+    if not (package and colon and name):
+        raise UsageError(f"backbone {reference!r} is not of the form package:function")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        # Last, so that a user's file cannot hide an installed package.
+        sys.path.append(here)
+    try:
+        found = importlib.import_module(package)
+    except Exception as error:
+        raise UsageError(
+            f"backbone {reference!r}: {package} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"backbone {reference!r}: {package} has no {name!r}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise UsageError(f"backbone {reference!r}: {name} is no function and no class")
+    return found
+
+
+def accepts(factory: Factory, parameter: str) -> bool:
+    """Whether ``factory`` has a parameter of that name."""
+    try:
+        return parameter in inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def make(reference: str, input_shape: Shape, output_shape: Shape, **settings: int) -> nn.Module:
+    """The network that a backbone's factory returns, with fresh weights; UsageError if it fails or returns none.
+
+    It is called with the two shapes and the ``settings`` that it has parameters for, or with nothing if it
+    takes nothing.
+    """
+    factory = find(reference)
+    try:
+        takes = bool(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):
+        takes = True
+    known = {name: value for name, value in settings.items() if accepts(factory, name)}
+    try:
+        model = factory(input_shape, output_shape, **known) if takes else factory()
+    except UsageError:
+        raise
+    except Exception as error:
+        call = f"{reference}({input_shape}, {output_shape})" if takes else f"{reference}()"
+        raise UsageError(f"backbone {call} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"backbone {reference!r} returned {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _head(channels: int, output_shape: Shape) -> nn.Module:
+    if len(output_shape) == 1:
+        return nn.Linear(channels, output_shape[0])
+    return (nn.Conv1d if len(output_shape) == 2 else nn.Conv2d)(channels, output_shape[0], 1)
+
+
+def _is_dense(name: str, input_shape: Shape, output_shape: Shape, dims: int) -> bool:
+    """Whether every position has an output of its own."""
+    if len(input_shape) != dims + 1:
+        kind = "series (channels, length)" if dims == 1 else "maps (channels, height, width)"
+        raise UsageError(f"backbone {name} is for {kind}; inputs have the shape {tuple(input_shape)}")
+    if len(output_shape) == 1 or output_shape[1:] == input_shape[1:]:
+        return len(output_shape) > 1
+    raise UsageError(
+        f"backbone {name} gives outputs of shape (classes,) or (channels, {', '.join(map(str, input_shape[1:]))}), "
+        f"not {tuple(output_shape)}"
+    )
+
+
+def _at_least_one(channels: int) -> int:
+    if channels < 1:
+        raise UsageError(f"channels {channels} is not possible; it must be at least 1")
+    return channels

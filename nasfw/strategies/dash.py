@@ -1,0 +1,280 @@
+"""DASH (Shen, Khodak and Talwalkar 2022): one-shot search by single-level training of weights and mixture."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice, product
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from nasfw import mixtures, progress, training
+from nasfw.contracts import (
+    Architecture,
+    Candidate,
+    Evaluate,
+    Problem,
+    Recipe,
+    Strategy,
+    Supernet,
+    Trial,
+    Workload,
+)
+from nasfw.pareto import spread
+from nasfw.records import costs
+from nasfw.tradeoff import option_costs, supported
+
+log = logging.getLogger("nasfw")
+
+_CALIBRATION = 16
+
+
+@dataclass(frozen=True)
+class Dash(Strategy):
+    """Trains one supernet, reads off the best architectures, and trains those.
+
+    1. Weights and mixture of the supernet are trained together on the training split (single level), the
+       mixture as a soft Gumbel-softmax sample per step. Per decision the mixture's gradient g becomes
+       g / (grad_scale * (|g| + 1e-8)) + field_penalty * (receptive fields) if these are set; then the joint
+       norm of all gradients is clipped.
+    2. With one objective, the proposal is the option of largest weight in every decision. With more, every
+       architecture that maximises sum(log mixture weight) - t * sum(cost) for some t >= 0 is proposed, where
+       an option's cost is measured by putting it alone into the plain backbone; with several costs, each by
+       itself and their normalised sum. At most ``proposals`` of them, evenly along the way.
+    3. Proposals are ranked on the validation split with the supernet's weights, their batch statistics
+       computed anew; the best, the plain backbone, and those that keep the most hypervolume are the
+       ``candidates``.
+    4. If a grid of recipes is given, the best architecture tries it with short trainings.
+    5. The candidates are trained from scratch with the best recipe.
+    """
+
+    epochs: Annotated[
+        int | None, Field(ge=1, description="supernet epochs; None: as many as the recipe's")
+    ] = None
+    fraction: Annotated[
+        float | None,
+        Field(gt=0, le=1, description="share of the batches per supernet epoch; None: the recipe's"),
+    ] = None
+    mixture_optimizer: Literal["sgd", "adam"] = "sgd"
+    mixture_lr: Annotated[float, Field(gt=0, description="learning rate of the mixture's logits")] = 0.05
+    temperature: Annotated[float, Field(gt=0, description="of the Gumbel softmax")] = 1.0
+    clip: Annotated[float, Field(gt=0, description="bound on the joint gradient norm")] = 1.0
+    grad_scale: Annotated[
+        float | None, Field(gt=0, description="normalise each decision's gradient to 1 / grad_scale")
+    ] = None
+    field_penalty: Annotated[float, Field(ge=0, description="weight of the receptive field")] = 0.0
+    proposals: Annotated[int, Field(ge=1, description="architectures ranked with inherited weights")] = 24
+    candidates: Annotated[int, Field(ge=1, description="architectures trained from scratch")] = 6
+    lrs: Annotated[tuple[float, ...], Field(description="recipe grid: learning rates")] = ()
+    dropouts: Annotated[tuple[float, ...], Field(description="recipe grid: dropout rates")] = ()
+    weight_decays: Annotated[tuple[float, ...], Field(description="recipe grid: weight decays")] = ()
+    momenta: Annotated[tuple[float, ...], Field(description="recipe grid: momenta")] = ()
+    tune_epochs: Annotated[int | None, Field(ge=1, description="epochs per recipe; None: the recipe's")] = (
+        None
+    )
+    tune_fraction: Annotated[
+        float | None, Field(gt=0, le=1, description="share of the batches per epoch of the grid")
+    ] = None
+
+    def search(self, problem: Problem, evaluate: Evaluate) -> None:
+        supernet, logits = self.train(problem, evaluate)
+        weights = [torch.softmax(a.detach(), 0).cpu() for a in logits]
+        best = mixtures.discretise(problem.space.decisions, weights)
+        log.info("the mixture prefers %s", dict(zip(problem.space.decisions, best, strict=True)))
+        proposals = self.propose(problem, weights)
+        chosen = self._choose(problem, evaluate, supernet, best, proposals)
+        recipe = self._tune(problem, evaluate, best)
+        evaluate([Trial(a, recipe) for a in chosen])
+
+    def workload(self, problem: Problem) -> Workload:
+        recipe = self.supernet_recipe(problem)
+        tuning = len(list(self._grid(problem.recipe))) if self._has_grid else 0
+        return Workload(min(self.candidates, problem.space.size) + tuning, recipe.passes)
+
+    def supernet_recipe(self, problem: Problem) -> Recipe:
+        """How the supernet's weights are trained: the recipe, for this strategy's epochs and fraction."""
+        return replace(
+            problem.recipe,
+            epochs=self.epochs or problem.recipe.epochs,
+            fraction=self.fraction or problem.recipe.fraction,
+            seed=problem.seed,
+        )
+
+    def train(self, problem: Problem, evaluate: Evaluate) -> tuple[Supernet, nn.ParameterList]:
+        """The trained supernet and the logits of its mixture, one vector per decision."""
+        recipe, compute = self.supernet_recipe(problem), problem.compute
+        supernet = problem.space.supernet().to(compute)
+        logits = nn.ParameterList(
+            1e-3 * torch.randn(len(options), device=compute) for options in problem.space.decisions.values()
+        )
+        fields = [f.to(compute) for f in supernet.fields()] if self.field_penalty else None
+        steps = training.steps_per_epoch(problem.task, "train", recipe)
+        optimisers = [
+            training.optimizer(supernet.parameters(), recipe),
+            self._mixture_optimizer(logits, recipe),
+        ]
+        rates = [training.schedule(o, recipe, steps) for o in optimisers]
+        generator = torch.Generator().manual_seed(recipe.seed)
+        parts: dict[str, training.Stateful] = {"supernet": supernet, "logits": logits}
+        parts |= {f"optimizer{i}": o for i, o in enumerate(optimisers)}
+        parts |= {f"schedule{i}": r for i, r in enumerate(rates)}
+        parameters = [*supernet.parameters(), *logits]
+        checkpoint = problem.folder / "checkpoints" / "supernet.pt"
+        charged = 0
+        for epoch, bar in training.epochs(recipe.epochs, parts, generator, checkpoint, "supernet training"):
+            supernet.train()
+            total, seen = torch.zeros((), device=compute), 0
+            for x, y in training.batches(problem.task, "train", recipe, generator, compute):
+                mixture = mixtures.gumbel_softmax(logits, self.temperature)
+                loss = problem.task.loss(supernet(x, mixture), y)
+                for o in optimisers:
+                    o.zero_grad()
+                loss.backward()
+                self._treat(logits, fields)
+                nn.utils.clip_grad_norm_(parameters, self.clip)
+                for o, r in zip(optimisers, rates, strict=True):
+                    o.step()
+                    r.step()
+                total += loss.detach()
+                seen += 1
+            bar.advance(loss=training.finite_mean(total, seen, epoch))
+            # Epochs done before a restart count as well.
+            within = evaluate.spend((epoch + 1 - charged) * recipe.fraction * supernet.cost)
+            charged = epoch + 1
+            if not within:
+                log.warning("the budget ended the supernet's training after epoch %d", epoch + 1)
+                return supernet, logits
+        evaluate.spend((recipe.epochs - charged) * recipe.fraction * supernet.cost)
+        return supernet, logits
+
+    def _mixture_optimizer(self, logits: nn.ParameterList, recipe: Recipe) -> torch.optim.Optimizer:
+        if self.mixture_optimizer == "adam":
+            return torch.optim.Adam(logits, lr=self.mixture_lr, betas=(0.5, 0.999))
+        return training.optimizer(logits, replace(recipe, optimizer="sgd", lr=self.mixture_lr))
+
+    def _treat(self, logits: Sequence[Tensor], fields: Sequence[Tensor] | None) -> None:
+        for i, a in enumerate(logits):
+            if a.grad is None:
+                continue
+            if self.grad_scale is not None:
+                a.grad.div_(self.grad_scale * (a.grad.norm() + 1e-8))
+            if fields is not None:
+                a.grad.add_(fields[i], alpha=self.field_penalty)
+
+    def propose(self, problem: Problem, weights: Sequence[Tensor]) -> list[Architecture]:
+        """Architectures along the trade-off, cheapest first within each cost; the preferred one is among them."""
+        decisions = problem.space.decisions
+        gains = [np.log(np.maximum(w.double().numpy(), 1e-30)) for w in weights]
+        tables = [option_costs(problem, o) for o in problem.objectives if not o.trained]
+        if len(tables) > 1:
+            scaled = [_normalised(table) for table in tables]
+            tables.append([np.sum(rows, axis=0) for rows in zip(*scaled, strict=True)])
+        walks = [supported(gains, table) for table in tables]
+        share = max(1, self.proposals // max(1, len(walks)))
+        found = [mixtures.discretise(decisions, weights)]
+        for walk in walks:
+            for choice in _evenly(walk, share):
+                found.append(tuple(o[j] for o, j in zip(decisions.values(), choice, strict=True)))
+        return list(dict.fromkeys(found))
+
+    def _choose(
+        self,
+        problem: Problem,
+        evaluate: Evaluate,
+        supernet: Supernet,
+        best: Architecture,
+        proposals: Sequence[Architecture],
+    ) -> list[Architecture]:
+        must = list(dict.fromkeys([best, problem.space.default]))
+        if len(proposals) <= 1:
+            return must[: self.candidates]
+        names = [o.reading for o in problem.objectives]
+        values = []
+        with progress.track("ranking proposals", len(proposals)) as bar:
+            for architecture in proposals:
+                candidate = inherit(problem, supernet, architecture)
+                values.append({o.name: o.measure(candidate) for o in problem.objectives})
+                bar.advance()
+        evaluate.spend(len(proposals) * _ranking_passes(problem))
+        signs = np.array([-1.0 if n.maximise else 1.0 for n in names])
+        table = np.array([[v[n.name] for n in names] for v in values]) * signs
+        order = [proposals[i] for i in spread(table, self.candidates)]
+        return list(dict.fromkeys([*must, *order]))[: self.candidates]
+
+    @property
+    def _has_grid(self) -> bool:
+        return bool(self.lrs or self.dropouts or self.weight_decays or self.momenta)
+
+    def _grid(self, recipe: Recipe) -> Iterator[Recipe]:
+        """Recipes to try, learning rate outermost."""
+        short = replace(
+            recipe,
+            epochs=self.tune_epochs or recipe.epochs,
+            fraction=self.tune_fraction or recipe.fraction,
+        )
+        for lr, dropout, decay, momentum in product(
+            self.lrs or (recipe.lr,),
+            self.dropouts or (recipe.dropout,),
+            self.weight_decays or (recipe.weight_decay,),
+            self.momenta or (recipe.momentum,),
+        ):
+            yield replace(short, lr=lr, dropout=dropout, weight_decay=decay, momentum=momentum)
+
+    def _tune(self, problem: Problem, evaluate: Evaluate, architecture: Architecture) -> Recipe:
+        """The recipe of the grid with the best first objective, with the full number of epochs.
+
+        The third learning rate is not tried if the second one brought no improvement on the first.
+        """
+        if not self._has_grid:
+            return problem.recipe
+        grid = list(self._grid(problem.recipe))
+        per_lr = len(grid) // max(1, len(self.lrs))
+        chosen, lowest, best_so_far = problem.recipe, np.inf, []
+        queue = iter(grid)
+        while batch := list(islice(queue, per_lr)):
+            for record in evaluate([Trial(architecture, recipe) for recipe in batch]):
+                if record.error is None:
+                    cost = float(costs([record], [problem.objectives[0].reading])[0, 0])
+                    if cost < lowest:
+                        chosen, lowest = record.recipe, cost
+            best_so_far.append(lowest)
+            if len(best_so_far) == 2 and best_so_far[1] >= best_so_far[0]:
+                break
+        return replace(chosen, epochs=problem.recipe.epochs, fraction=problem.recipe.fraction)
+
+
+def inherit(problem: Problem, supernet: Supernet, architecture: Architecture) -> Candidate:
+    """The standalone network with the supernet's weights and batch statistics of its own."""
+    candidate = Candidate(
+        problem.space, problem.task, architecture, "valid", supernet.weights(architecture), problem.compute
+    )
+    generator = torch.Generator().manual_seed(problem.seed)
+    some = islice(
+        training.batches(problem.task, "train", problem.recipe, generator, problem.compute), _CALIBRATION
+    )
+    torch.optim.swa_utils.update_bn((x for x, _ in some), candidate.model)
+    candidate.model.eval()
+    return candidate
+
+
+def _ranking_passes(problem: Problem) -> float:
+    """What ranking one proposal costs, in training passes: forward only, on few batches and on valid."""
+    seen = min(_CALIBRATION * problem.recipe.batch_size, problem.task.size("train")) + problem.task.size(
+        "valid"
+    )
+    return seen / (3 * problem.task.size("train"))
+
+
+def _normalised(table: Sequence[np.ndarray[tuple[int], np.dtype[np.float64]]]) -> list[np.ndarray]:
+    scale = sum(float(row.max() - row.min()) for row in table) or 1.0
+    return [row / scale for row in table]
+
+
+def _evenly(walk: Sequence[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
+    picks = np.unique(np.linspace(0, len(walk) - 1, min(count, len(walk))).round().astype(int))
+    return [walk[i] for i in picks]

@@ -1,0 +1,38 @@
+"""Random search: the yardstick of every other strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from nasfw.contracts import Architecture, Evaluate, Problem, SearchSpace, Strategy, Trial, Workload
+
+
+@dataclass(frozen=True)
+class RandomSearch(Strategy):
+    """Trains architectures drawn uniformly, each once, with the task's recipe."""
+
+    trials: Annotated[int, Field(ge=1, description="how many different architectures to train")] = 16
+
+    def search(self, problem: Problem, evaluate: Evaluate) -> None:
+        rng = np.random.default_rng(problem.seed)
+        drawn = distinct(problem.space, rng, self.trials)
+        for _ in evaluate.as_completed(Trial(a, problem.recipe) for a in drawn):
+            pass
+
+    def workload(self, problem: Problem) -> Workload:
+        return Workload(min(self.trials, problem.space.size))
+
+
+def distinct(space: SearchSpace, rng: np.random.Generator, count: int) -> Iterator[Architecture]:
+    """At most ``count`` different architectures, drawn uniformly; fewer if the space is smaller."""
+    seen: set[Architecture] = set()
+    while len(seen) < min(count, space.size):
+        architecture = space.sample(rng)
+        if architecture not in seen:
+            seen.add(architecture)
+            yield architecture

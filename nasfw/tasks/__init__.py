@@ -1,0 +1,1 @@
+"""Tasks: data, loss and published metric, one data family per module."""

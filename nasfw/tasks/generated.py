@@ -1,0 +1,59 @@
+"""A task whose arrays are made by a function."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nasfw.contracts import Task
+from nasfw.tasks.arrays import ArraysTask
+from nasfw.values import Recipe, Split
+
+
+class GeneratedTask(Task):
+    """Does all that a task does through the ``ArraysTask`` that a subclass, a frozen dataclass, makes."""
+
+    @property
+    @abstractmethod
+    def arrays(self) -> ArraysTask:
+        """The data, made on first use."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.arrays.input_shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.arrays.output_shape
+
+    @property
+    def description(self) -> str:
+        """How the arrays were read, in one sentence."""
+        return self.arrays.description
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.arrays.recipe
+
+    def size(self, split: Split) -> int:
+        return self.arrays.size(split)
+
+    def batches(
+        self, split: Split, batch_size: int = 256, generator: torch.Generator | None = None
+    ) -> Iterable[tuple[Tensor, Any]]:
+        return self.arrays.batches(split, batch_size, generator)
+
+    def loss(self, output: Tensor, target: Any) -> Tensor:
+        return self.arrays.loss(output, target)
+
+    def error(self, outputs: Tensor, targets: Tensor) -> float:
+        return self.arrays.error(outputs, targets)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The parameters alone: another process makes the data again, or finds them in the cache."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]

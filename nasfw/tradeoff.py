@@ -1,0 +1,74 @@
+"""Architectures along the trade-off between what a mixture prefers and what options cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nasfw import progress
+from nasfw.contracts import Architecture, Candidate, Objective, Problem
+
+Array = NDArray[np.float64]
+
+
+def supported(gains: Sequence[Array], costs: Sequence[Array]) -> list[tuple[int, ...]]:
+    """Every maximiser of sum(gain) - t * sum(cost) for some t >= 0, from the cheapest to the best.
+
+    ``gains[i][j]`` and ``costs[i][j]`` belong to option j of decision i; the result holds option indices.
+    Since both sums are over decisions, each decision walks its own upper concave hull, and the walks merge
+    by slope: the classic parametric solution of a separable Lagrangian (Everett 1963). Among options of equal
+    cost only the first of the largest gain counts.
+    """
+    choice, steps = [], []
+    for i, (gain, cost) in enumerate(zip(gains, costs, strict=True)):
+        hull = _upper_hull(gain, cost)
+        choice.append(hull[0])
+        for a, b in zip(hull, hull[1:], strict=False):
+            steps.append(((gain[b] - gain[a]) / (cost[b] - cost[a]), i, b))
+    found = [tuple(choice)]
+    for _, i, option in sorted(steps, key=lambda step: -step[0]):
+        choice[i] = option
+        found.append(tuple(choice))
+    return found
+
+
+def _upper_hull(gain: Array, cost: Array) -> list[int]:
+    """Options on the upper concave hull from the cheapest to the one of largest gain."""
+    hull: list[int] = []
+    for o in sorted(range(len(gain)), key=lambda o: (cost[o], -gain[o], o)):
+        if hull and gain[o] <= gain[hull[-1]]:
+            continue
+        # Drop a corner that lies on or below the line from its predecessor to the new option.
+        while len(hull) > 1:
+            a, b = hull[-2], hull[-1]
+            if (gain[b] - gain[a]) * (cost[o] - cost[a]) > (gain[o] - gain[a]) * (cost[b] - cost[a]):
+                break
+            hull.pop()
+        hull.append(o)
+    return hull
+
+
+def option_costs(problem: Problem, objective: Objective) -> list[Array]:
+    """What each option adds to ``objective`` when it alone replaces the plain backbone's choice.
+
+    Measured network by network, lower is better; one array per decision.
+    """
+    space, sign = problem.space, -1.0 if objective.maximise else 1.0
+    total = 1 + sum(len(options) - 1 for options in space.decisions.values())
+    with progress.track(f"measuring {objective.name} of every option", total) as bar:
+
+        def cost(architecture: Architecture) -> float:
+            bar.advance()
+            candidate = Candidate(space, problem.task, architecture, compute=problem.compute)
+            return sign * objective.measure(candidate)
+
+        plain = space.default
+        start = cost(plain)
+        return [
+            np.array(
+                [0.0 if o == plain[i] else cost((*plain[:i], o, *plain[i + 1 :])) - start for o in options]
+            )
+            for i, options in enumerate(space.decisions.values())
+        ]

@@ -1,0 +1,161 @@
+"""The plain values that travel between plugins and the disk; importing them does not import torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Option = str | int | float | bool
+Architecture = tuple[Option, ...]
+Split = Literal["train", "valid", "full", "test"]
+Phase = Literal["search", "final"]
+
+
+class UsageError(ValueError):
+    """What the user gave cannot be used; the message says what was given and what is possible."""
+
+
+class Unsupported(UsageError):
+    """A plugin lacks a power that was asked of it; the message names both."""
+
+
+class Diverged(ArithmeticError):
+    """Training met a loss that is not finite."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train one network. ``fraction`` is the share of the training batches that an epoch uses.
+
+    ``dropout`` sets the rate of the network's dropout layers; None leaves them as they were built. ``clip``
+    bounds the gradient's norm. ``milestones`` and ``decay`` belong to the schedule "step".
+    """
+
+    epochs: int = 20
+    batch_size: int = 64
+    fraction: float = 1.0
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["constant", "step", "cosine", "onecycle"] = "cosine"
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.2
+    dropout: float | None = None
+    clip: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that no training can use."""
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise UsageError(f"recipe.{name} is {value}; it must lie between {low:g} and {high:g}")
+
+    @property
+    def passes(self) -> float:
+        """How often training sees the whole training split: epochs times fraction."""
+        return self.epochs * self.fraction
+
+
+_RANGES = (
+    ("epochs", 0, math.inf),
+    ("batch_size", 1, math.inf),
+    ("fraction", 0.0, 1.0),
+    ("lr", 0.0, math.inf),
+    ("momentum", 0.0, 1.0),
+    ("weight_decay", 0.0, math.inf),
+    ("decay", 0.0, 1.0),
+    ("dropout", 0.0, 1.0),
+    ("clip", 0.0, math.inf),
+)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of a trial; one line of ``records.jsonl``.
+
+    ``choices`` is the architecture, decision by decision; ``values`` are the objectives' values as a person
+    expects them (accuracy up, seconds, bytes); ``error`` says why a failed trial has none.
+    """
+
+    key: str
+    phase: Phase
+    space: str
+    choices: Mapping[str, Option]
+    recipe: Recipe
+    inherited: bool
+    values: Mapping[str, float]
+    seconds: float
+    error: str | None = None
+
+    @property
+    def architecture(self) -> Architecture:
+        """The chosen options, in the order of the decisions."""
+        return tuple(self.choices.values())
+
+    def to_json(self) -> str:
+        """One line of strict JSON; a value that is not finite is refused."""
+        content = {
+            "key": self.key,
+            "phase": self.phase,
+            "space": self.space,
+            "choices": dict(self.choices),
+            "recipe": asdict(self.recipe),
+            "inherited": self.inherited,
+            "values": dict(self.values),
+            "seconds": self.seconds,
+            "error": self.error,
+        }
+        return json.dumps(content, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Record:
+        """Read what ``to_json`` wrote; ValueError, KeyError or TypeError if it is anything else."""
+        content: dict[str, Any] = json.loads(line, parse_constant=_refuse)
+        recipe = content.pop("recipe")
+        recipe["milestones"] = tuple(recipe["milestones"])
+        if not isinstance(content["choices"], dict) or not isinstance(content["values"], dict):
+            raise TypeError("choices and values must be objects")
+        return cls(recipe=Recipe(**recipe), **content)
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not a finite number")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How to read one objective's values: its name in records, unit, direction, device.
+
+    ``trained`` says whether the value depends on trained weights, or on the architecture alone.
+    """
+
+    name: str
+    unit: str = ""
+    maximise: bool = False
+    device: str | None = None
+    trained: bool = False
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a strategy is about to do, in trials and in epochs of its own training of a supernet."""
+
+    trials: int
+    supernet_epochs: float = 0.0
+    notes: tuple[str, ...] = field(default=())
+
+
+def digest(*parts: object) -> str:
+    """Sixteen hexadecimal digits that identify ``parts``: JSON values, bytes, or their mixture."""
+    total = hashlib.sha256()
+    for part in parts:
+        raw = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode()
+        total.update(len(raw).to_bytes(8, "little"))
+        total.update(raw)
+    return total.hexdigest()[:16]
