@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import logging
 import sys
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
+from nasfw.hardware.machine import share_politely
 from nasfw.values import UsageError
 
 app = typer.Typer(
@@ -26,6 +28,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def main() -> None:
     """Entry point of the console script."""
+    share_politely()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A console without the arrows of the tables shows question marks instead of failing.
+            stream.reconfigure(errors="replace")
     app()
 
 
@@ -94,11 +101,11 @@ def run(
 
     registry = plugins.load()
     resolved = config.resolve(settings or [], registry)
-    from nasfw import experiment
+    from nasfw import experiment, folders
 
     with display.showing(err):
         prepared = experiment.prepare(resolved, registry)
-        folder = experiment.choose_folder(prepared)
+        folder = folders.choose(prepared.settings, prepared.data)
         out.print(report.announcement(prepared, folder))
         if dry_run:
             from nasfw.estimate import estimate

@@ -2,99 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, Field
-
-from nasfw.parameters import Spec, as_spec, brief, plain, suggestion, validated
+from nasfw.parameters import Spec, as_spec, brief, suggestion, validated
 from nasfw.plugins import Registry, kind_of
+from nasfw.settings import DEFAULTS, GROUPS, KIND_OF, MANY, NAMES, Budget, Final, Settings
 from nasfw.text import dumps, loads, scalar
 from nasfw.values import Recipe, UsageError
 
 __all__ = ["Budget", "Final", "Settings", "Spec", "dumps", "parse", "resolve"]
 
-# Settings that name plugins, and the kind of each.
-KIND_OF = {
-    "task": "task",
-    "spaces": "space",
-    "strategy": "strategy",
-    "objectives": "objective",
-    "hardware": "device",
-    "executor": "executor",
-}
-MANY = ("spaces", "objectives", "hardware")
-GROUPS = ("budget", "final", "recipe")
 ALIASES = {"space": "spaces", "objective": "objectives", "yardstick": "yardsticks"}
-DEFAULTS = {"task": "digits", "spaces": "aggconv", "strategy": "dash", "executor": "serial"}
-
-
-def _compute(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", text):
-        raise ValueError("should be auto, cpu, cuda, cuda:1 (and so on), xpu or mps")
-    return text
-
-
-Positive = Annotated[int, Field(ge=1)]
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When a search ends at the latest; None is no limit."""
-
-    trials: Positive | None = None
-    seconds: Annotated[float, Field(gt=0)] | None = None
-
-
-@dataclass(frozen=True)
-class Final:
-    """How the front is trained again: epochs (None: the recipe's), number of seeds, networks at most."""
-
-    epochs: Positive | None = None
-    seeds: Positive = 1
-    limit: Positive = 8
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run does. A plugin is a Spec, or the object itself where Python gave one.
-
-    ``final`` is None if nothing is trained again; ``objectives`` is None for the default ones; ``recipe`` has
-    the fields of Recipe that differ from the task's own. ``effort`` sets the epochs by the work that they
-    are, 1 for a run of minutes on a laptop; None leaves them to the recipe.
-    """
-
-    task: Any = field(default_factory=lambda: Spec(DEFAULTS["task"]))
-    spaces: tuple[Any, ...] = field(default_factory=lambda: (Spec(DEFAULTS["spaces"]),))
-    strategy: Any = field(default_factory=lambda: Spec(DEFAULTS["strategy"]))
-    objectives: tuple[Any, ...] | None = None
-    hardware: tuple[Any, ...] = ()
-    compute: Annotated[str, AfterValidator(_compute)] = "auto"
-    executor: Any = field(default_factory=lambda: Spec(DEFAULTS["executor"]))
-    budget: Budget = Budget()
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    final: Final | None = Final()
-    yardsticks: tuple[Literal["plain", "random"], ...] = ("plain", "random")
-    seed: Annotated[int, Field(ge=0)] = 0
-    folder: str | None = None
-    experiment: str | None = None
-    effort: Annotated[float, Field(gt=0)] | None = None
-
-    def plain(self) -> dict[str, Any]:
-        """The settings as JSON values; ``resolve`` makes the same settings of them.
-
-        An object becomes ``{class name: {field: value}}`` with arrays as digests: that tells runs apart, but
-        cannot be resolved.
-        """
-        content = {f.name: plain(getattr(self, f.name)) for f in fields(self)}
-        content["budget"], content["final"] = vars(self.budget), vars(self.final) if self.final else False
-        return content
-
-
-NAMES = tuple(f.name for f in fields(Settings))
 
 
 def parse(arguments: Sequence[str]) -> dict[str, Any]:
@@ -122,8 +42,8 @@ def resolve(
     """The settings that ``arguments`` ask for, above those of ``config=FILE``, the preset and the defaults.
 
     A preset is ``{"settings": {...}, "plugins": {kind: {name: {parameter: value}}}}``; its parameters reach
-    only the plugins that are used. UsageError for whatever cannot be used; names are checked first, before
-    anything heavy is imported.
+    only the plugins that are used. UsageError for whatever cannot be used; names and parameters are checked
+    before anything heavy is imported, as far as possible.
     """
     if experiments is None:
         from nasfw.experiments import EXPERIMENTS
@@ -135,6 +55,8 @@ def resolve(
     layers = [_Layer(DEFAULTS, registry), *([] if file is None else [_read(file, registry)]), top]
     # The first pass refuses wrong values before the preset's choice may import torch.
     settings = _merge(layers, {}, experiments)
+    for kind, spec in _chosen(settings):
+        registry.glance(kind, spec)
     name = settings.experiment
     if name is None and "quick" in experiments and _on_cpu(settings.compute):
         name = "quick"
@@ -302,6 +224,13 @@ def _group(name: str, layers: Sequence[_Layer]) -> dict[str, Any] | None:
         for path, part in layer.parts.get(name, {}).items():
             merged = {**(merged or {}), ".".join(path): part}
     return merged
+
+
+def _chosen(settings: Settings) -> Iterator[tuple[str, Any]]:
+    """Kind and spec of every plugin in use."""
+    for setting, kind in KIND_OF.items():
+        value = getattr(settings, setting)
+        yield from ((kind, item) for item in (value if setting in MANY else [value]) or ())
 
 
 def _check(settings: Settings, registry: Registry) -> Settings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -251,7 +251,7 @@ class Trial:
     @cached_property
     def key(self) -> str:
         """Identifies all three."""
-        parts: list[object] = [list(self.architecture), asdict(self.recipe)]
+        parts: list[object] = [list(self.architecture), vars(self.recipe)]
         for name, value in sorted((self.weights or {}).items()):
             # numpy knows no bfloat16, but every dtype has bytes.
             raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -6,8 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from statistics import fmean, stdev
-from typing import Any, Literal
+from statistics import median
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -49,21 +49,14 @@ def format_value(value: float | None, unit: str = "", name: str = "") -> str:
     return number(value) + suffix
 
 
-def format_spread(
-    values: Sequence[float],
-    unit: str = "",
-    name: str = "",
-    spread: Literal["range", "deviation"] = "range",
-) -> str:
-    """The mean over seeds with the range, "98.61 (98.20 to 99.10) %", or deviation, "98.61 ± 0.20 %"."""
+def format_spread(values: Sequence[float], unit: str = "", name: str = "") -> str:
+    """The median over seeds with the range: 98.61 (98.20 to 99.10) %."""
     known = [v for v in values if not math.isnan(v)]
     if len(known) < 2 or not all(map(math.isfinite, known)) or min(known) == max(known):
         return format_value(known[0] if known else None, unit, name)
-    mean = fmean(known)
-    number, suffix = _scale(mean, unit, name)
-    if spread == "deviation":
-        return f"{number(mean)} ± {number(stdev(known))}{suffix}"
-    return f"{number(mean)} ({number(min(known))} to {number(max(known))}){suffix}"
+    middle = median(known)
+    number, suffix = _scale(middle, unit, name)
+    return f"{number(middle)} ({number(min(known))} to {number(max(known))}){suffix}"
 
 
 def format_seconds(seconds: float) -> str:
@@ -124,7 +117,7 @@ def front_table(
         table.add_column(text, overflow="fold", min_width=6)
     for measure in measures:
         table.add_column(
-            f"{measure.name} {'↑' if measure.maximise else '↓'}", justify="right", overflow="fold"
+            f"{measure.name} {'↑' if measure.maximise else '↓'}", justify="right", no_wrap=len(measures) < 3
         )
     for i, row in enumerate((*rows, *below)):
         cells = [*(str(row.get(t, "")) for t in texts), *(_cell(row.get(m.name), m) for m in measures)]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nasfw import engine, mixtures, training
 from nasfw.contracts import Problem
-from nasfw.experiment import Experiment
+from nasfw.experiment import Experiment, threads
 from nasfw.hardware.machine import peak_memory
 from nasfw.objectives.size import count_parameters
 
@@ -51,7 +51,8 @@ class Estimate:
 
 def estimate(experiment: Experiment) -> list[Estimate]:
     """Time a few training steps of each kind of network that the run would train."""
-    return [_of_space(experiment, label) for label in experiment.spaces]
+    with threads(experiment.threads):
+        return [_of_space(experiment, label) for label in experiment.spaces]
 
 
 def _of_space(experiment: Experiment, label: str) -> Estimate:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import json
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
-from nasfw import engine, results, training
+from nasfw import engine, folders, results, training
 from nasfw.config import Final, Settings, Spec, dumps
 from nasfw.contracts import (
     Candidate,
@@ -38,12 +37,11 @@ from nasfw.plugins import Registry
 from nasfw.records import Records, finalists
 from nasfw.results import RANDOM, RECORDS, SETTINGS, Result, Summary
 from nasfw.strategies.random import RandomSearch
-from nasfw.text import loads
 
 log = logging.getLogger("nasfw")
 
-RUNS = Path("runs")
-_RESULT = "result.json"
+# Below this many operations in a training step, threads cost more than they bring.
+_THREADS_FROM = 2e9
 
 # The quick preset's clock: a deterministic model of a step on two laptop cores, so that the same command trains
 # equally long on every machine and a killed run goes on as it began.
@@ -66,6 +64,7 @@ class Experiment:
     compute: str
     recipe: Recipe
     data: str
+    threads: int
 
     def problem(self, label: str, folder: Path) -> Problem:
         """The problem of searching one of the spaces in ``folder``."""
@@ -85,10 +84,10 @@ class Experiment:
 
     def run(self, folder: Path | None = None) -> Result:
         """Search, train the front and the yardsticks, and read the outcome; goes on where a run stopped."""
-        folder = choose_folder(self) if folder is None else folder
+        folder = folders.choose(self.settings, self.data) if folder is None else folder
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
-            if not (folder / _RESULT).exists():
+        with folders.locked(folder), threads(self.threads):
+            if not (folder / folders.RESULT).exists():
                 self._start(folder)
                 with Records(folder / RECORDS, write=True) as records:
                     passes = {label: self._search(label, folder, records) for label in self.spaces}
@@ -96,26 +95,26 @@ class Experiment:
                 if chosen and "random" in self.settings.yardsticks:
                     self._random(folder, passes)
                 outcome = results.read(folder)
-                _write(folder / _RESULT, json.dumps(outcome.plain_data(), indent=1))
+                folders.write(folder / folders.RESULT, json.dumps(outcome.plain_data(), indent=1))
             return results.read(folder)
 
     def _start(self, folder: Path) -> None:
-        _write(folder / SETTINGS, dumps(self.settings.plain()))
+        folders.write(folder / SETTINGS, dumps(self.settings.plain()))
         environment = {
             **machine.environment(),
             "seed": self.settings.seed,
             "threads": torch.get_num_threads(),
         }
-        _write(folder / "env.json", json.dumps(environment, indent=1))
+        folders.write(folder / "env.json", json.dumps(environment, indent=1))
         self.summary().write(folder)
-        _link(folder)
+        folders.link(folder)
 
     def summary(self) -> Summary:
         """What the folder needs to keep for its reader."""
         return Summary(
-            task=name_of(self.settings.task),
-            strategy=name_of(self.settings.strategy),
-            compute=machine.compute_name(self.compute),
+            task=folders.name_of(self.settings.task),
+            strategy=folders.name_of(self.settings.strategy),
+            compute=machine.compute_name(self.compute, self.threads),
             measures=tuple(o.reading for o in self.objectives),
             defaults={
                 label: dict(zip(s.decisions, s.default, strict=True)) for label, s in self.spaces.items()
@@ -127,12 +126,31 @@ class Experiment:
         )
 
     def _search(self, label: str, folder: Path, records: Records) -> float:
+        """Search one space; how many passes over the training split that took."""
         budget = engine.Budget(
             trials=_share(self.settings.budget.trials, len(self.spaces)),
             seconds=_share(self.settings.budget.seconds, len(self.spaces)),
         )
+        return self._timed(label, folder, self.strategy, records, budget, f"search in {label}")
+
+    def _timed(
+        self,
+        label: str,
+        folder: Path,
+        strategy: Strategy,
+        records: Records,
+        budget: engine.Budget,
+        title: str,
+    ) -> float:
         problem = self.problem(label, folder)
-        engine.search(problem, label, self.strategy, records, self.executor, budget)
+        resumed = problem.folder.exists()
+        problem.folder.mkdir(parents=True, exist_ok=True)
+        start = time.perf_counter()
+        engine.search(problem, label, strategy, records, self.executor, budget, title)
+        spent = problem.folder / results.SPENT
+        if not spent.exists():
+            seconds = None if resumed else time.perf_counter() - start
+            folders.write(spent, json.dumps({"passes": budget.passes, "seconds": seconds}))
         return budget.passes
 
     def _finish(self, folder: Path, records: Records) -> list[Record]:
@@ -146,7 +164,9 @@ class Experiment:
             if "plain" in self.settings.yardsticks and chosen[0].space == label:
                 trials += self._final(space.default, chosen[0].recipe)
             trials = list({t.key: t for t in trials}.values())
-            engine.finish(self.problem(label, folder), label, trials, records, self.executor)
+            engine.finish(
+                self.problem(label, folder), label, trials, records, self.executor, "final trainings"
+            )
         return chosen
 
     def _final(self, architecture: tuple[Any, ...], recipe: Recipe) -> Iterator[Trial]:
@@ -165,12 +185,12 @@ class Experiment:
         with Records(place / RECORDS, write=True) as records:
             for label in self.spaces:
                 trials = max(1, round(passes[label] / max(self.recipe.passes, 1e-9)))
-                problem = self.problem(label, place)
-                strategy = RandomSearch(trials)
-                engine.search(problem, f"{label}", strategy, records, self.executor, engine.Budget())
+                title = f"random search in {label}"
+                self._timed(label, place, RandomSearch(trials), records, engine.Budget(), title)
             best = finalists(records.select("search"), [o.reading for o in self.objectives], 1)[0]
-            trials_ = list(self._final(best.architecture, best.recipe))
-            engine.finish(self.problem(best.space, place), best.space, trials_, records, self.executor)
+            again = list(self._final(best.architecture, best.recipe))
+            problem = self.problem(best.space, place)
+            engine.finish(problem, best.space, again, records, self.executor, "random search's best")
 
 
 def prepare(settings: Settings, registry: Registry) -> Experiment:
@@ -183,12 +203,19 @@ def prepare(settings: Settings, registry: Registry) -> Experiment:
     spaces = {label: registry.make("space", spec, task=task) for label, spec in labelled(settings.spaces)}
     strategy: Strategy = registry.make("strategy", settings.strategy)
     recipe = replace(task.recipe, **settings.recipe)
-    if settings.effort is not None and "epochs" not in settings.recipe and any(o.trained for o in objectives):
-        recipe = affordable(recipe, task, next(iter(spaces.values())), settings.effort)
+    count = torch.get_num_threads()
+    if any(o.trained for o in objectives):
+        space = next(iter(spaces.values()))
+        flops = 3 * forward_flops(space.build(space.default), task.input_shape) * recipe.batch_size
+        if settings.effort is not None and "epochs" not in settings.recipe:
+            recipe = affordable(recipe, task.size("train"), flops, settings.effort)
+        count = count if flops >= _THREADS_FROM else 1
     fingerprint = getattr(task, "fingerprint", None)
     data = fingerprint() if callable(fingerprint) else ""
-    experiment = Experiment(settings, task, spaces, strategy, objectives, executor, compute, recipe, data)
-    check_folder(experiment)
+    experiment = Experiment(
+        settings, task, spaces, strategy, objectives, executor, compute, recipe, data, count
+    )
+    folders.check(settings, data)
     for label in spaces:
         preflight(experiment.problem(label, Path()))
     return experiment
@@ -207,16 +234,11 @@ def _compute(name: str) -> str:
     raise UsageError(f"compute={name} is not possible here; possible: {', '.join(possible)}")
 
 
-def name_of(spec: Any) -> str:
-    """The name of a plugin: as registered, or its class's where Python gave an object."""
-    return spec.name if isinstance(spec, Spec) else type(spec).__name__.lower()
-
-
 def labelled(specs: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     """Each space with its name in records: numbered from the second one of a name."""
     seen: dict[str, int] = {}
     for spec in specs:
-        name = name_of(spec)
+        name = folders.name_of(spec)
         seen[name] = seen.get(name, 0) + 1
         yield name + (str(seen[name]) if seen[name] > 1 else ""), spec
 
@@ -244,19 +266,30 @@ def _objectives(
     return sorted(made, key=lambda o: not o.trained)
 
 
-def affordable(recipe: Recipe, task: Task, space: SearchSpace, effort: float) -> Recipe:
-    """``recipe`` with as many epochs of the plain backbone as a fixed amount of work allows.
+def affordable(recipe: Recipe, samples: int, flops: float, effort: float) -> Recipe:
+    """``recipe`` with as many epochs over ``samples`` as a fixed amount of work allows.
 
-    At least 8 and at most 60 epochs; where 8 are too many, they use a fraction of the batches. The work is
-    modelled, not timed, so that every machine trains equally long; ``effort`` multiplies it.
+    ``flops`` is the work of one step of the plain backbone. At least 8 and at most 60 epochs; where 8 are too
+    many, they use a fraction of the batches. The work is modelled, not timed, so that every machine trains
+    equally long; ``effort`` multiplies it.
     """
-    flops = forward_flops(space.build(space.default), task.input_shape)
-    step = _STEP_SECONDS + 3 * flops * recipe.batch_size / _FLOPS_PER_SECOND
-    steps = max(1, math.ceil(task.size("train") / recipe.batch_size))
+    step = _STEP_SECONDS + flops / _FLOPS_PER_SECOND
+    steps = max(1, math.ceil(samples / recipe.batch_size))
     fit = effort * _SECONDS_PER_TRAINING / (step * steps)
     low, high = _EPOCHS
     fraction = 1.0 if fit >= low else max(fit / low, 1 / steps)
     return replace(recipe, epochs=int(min(max(fit, low), high * max(1.0, effort))), fraction=fraction)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use ``count`` threads inside."""
+    former = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)
 
 
 def preflight(problem: Problem) -> None:
@@ -279,129 +312,6 @@ def preflight(problem: Problem) -> None:
             task.loss(output, y)
         for objective in problem.objectives:
             objective.measure(candidate)
-
-
-def choose_folder(experiment: Experiment) -> Path:
-    """The run's folder: the one asked for, an unfinished one of the same settings, or a new one."""
-    settings = experiment.settings
-    if settings.folder is not None:
-        folder = Path(settings.folder)
-    else:
-        unfinished = _unfinished(experiment)
-        if unfinished is not None:
-            log.info("going on with the unfinished run in %s", unfinished)
-            return unfinished
-        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        spaces = "+".join(name_of(s) for s in settings.spaces)
-        name = f"{now}-{name_of(settings.task)}-{spaces}-{name_of(settings.strategy)}"
-        folder = RUNS / name
-        while folder.exists():
-            folder = folder.with_name(folder.name + "+")
-    return folder
-
-
-def _unfinished(experiment: Experiment) -> Path | None:
-    for path in sorted(RUNS.glob(f"*/{SETTINGS}"), reverse=True):
-        folder = path.parent
-        if folder.is_symlink() or (folder / _RESULT).exists():
-            continue
-        try:
-            if not _differences(experiment, folder) and not _busy(folder):
-                return folder
-        except UsageError:
-            continue
-    return None
-
-
-def check_folder(experiment: Experiment) -> None:
-    """UsageError if the folder asked for holds another run or other things, or cannot be written."""
-    if experiment.settings.folder is None:
-        return
-    folder = Path(experiment.settings.folder)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"folder={folder} is a file; name a folder")
-    if (folder / SETTINGS).exists():
-        differences = _differences(experiment, folder)
-        if differences:
-            raise UsageError(
-                f"folder={folder} holds another run ({'; '.join(differences)}); name another folder, or repeat "
-                "that run's command"
-            )
-    elif folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
-        raise UsageError(f"folder={folder} is not empty and holds no run; name another folder")
-    nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    probe = nearest / ".nasfw-probe"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as reason:
-        raise UsageError(f"folder={folder} cannot be written: {reason.strerror}") from None
-
-
-def _differences(experiment: Experiment, folder: Path) -> list[str]:
-    """What tells the run in ``folder`` from this one, in words; nothing if they are the same."""
-    try:
-        there = loads((folder / SETTINGS).read_text(), str(folder / SETTINGS))
-    except OSError as reason:
-        raise UsageError(f"{folder / SETTINGS} cannot be read: {reason}") from None
-    here = loads(dumps(experiment.settings.plain()), "these settings")
-    there, here = _flat(there), _flat(here)
-    found = [
-        f"{name} is {there.get(name)} there and {here.get(name)} here"
-        for name in dict.fromkeys([*there, *here])
-        if there.get(name) != here.get(name) and name != "folder"
-    ]
-    if not found and (folder / results.SUMMARY).exists():
-        data = Summary.read(folder).data
-        if data != experiment.data:
-            found = ["the task's data have changed"]
-    return found[:4]
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(content, dict) or not content:
-        return {prefix: content}
-    return {
-        name: value
-        for key, part in content.items()
-        for name, value in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
-    }
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        with lock:
-            yield
-    except Timeout:
-        raise UsageError(f"another process is running in {folder}") from None
-
-
-def _busy(folder: Path) -> bool:
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
-def _write(path: Path, text: str) -> None:
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(text)
-    scratch.replace(path)
-
-
-def _link(folder: Path) -> None:
-    if folder.parent.name != RUNS.name:
-        return
-    latest = folder.parent / "latest"
-    try:
-        latest.unlink(missing_ok=True)
-        latest.symlink_to(folder.name, target_is_directory=True)
-    except OSError as reason:
-        # Some systems keep links for administrators; the run does not need it.
-        log.info("runs/latest was not set: %s", reason)
 
 
 def _share(total: Any, parts: int) -> Any:

@@ -31,7 +31,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
             "final": {"epochs": 200, "seeds": 3, "limit": 8},
         },
         "plugins": {
-            "space": {"aggconv": {"width": 1, "final_width": 4}},
+            "space": {"aggconv": {"width": 1, "final_width": 4, "channels": "paper"}},
             "strategy": {
                 "dash": {
                     "epochs": 100,

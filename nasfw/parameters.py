@@ -123,8 +123,8 @@ def _reason(message: str) -> str:
 
 
 _PLAIN = {
-    "a valid tuple": "a list",
-    "a valid list": "a list",
+    "a valid tuple": "a list, as in [3,5]",
+    "a valid list": "a list, as in [3,5]",
     "a valid dictionary": "a mapping, as in {name: value}",
     "a valid boolean": "true or false",
     "a valid string": "text",

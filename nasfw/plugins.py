@@ -13,6 +13,7 @@ from typing import Any
 
 import pluggy
 
+from nasfw.outline import outline
 from nasfw.parameters import (
     Parameter,
     PluginError,
@@ -176,6 +177,14 @@ class Registry:
     def parameters(self, entry: Entry) -> list[Parameter]:
         """The parameters of a plugin, in the order of its fields; the context fields are left out."""
         return described(entry.load())
+
+    def glance(self, kind: str, spec: object) -> None:
+        """Refuse unknown and unsuitable parameters as far as that takes no import of the plugin."""
+        spec = as_spec(spec, kind)
+        if isinstance(spec, Spec):
+            sketch = outline(self.find(kind, spec.name).reference)
+            if sketch is not None:
+                validated(spec.name, sketch, spec.parameters)
 
     def check(self, kind: str, spec: object) -> Any:
         """The spec with its parameters converted to their types; UsageError says what is wrong with it.

@@ -33,7 +33,7 @@ class Bar:
         self.figures: dict[str, float] = {}
         self._listener = listener
 
-    def advance(self, step: int = 1, **figures: float) -> None:
+    def advance(self, step: int = 1, /, **figures: float) -> None:
         """Report ``step`` more steps as done, with figures worth showing, such as ``loss=0.31``."""
         if self._listener is None:
             return

@@ -39,27 +39,29 @@ class Records:
         """Load what is there; the length in bytes of the lines that are whole."""
         if not self.path.exists():
             return 0
-        good = 0
-        lines = self.path.read_bytes().splitlines(keepends=True)
+        good, whole = 0, True
+        *lines, rest = self.path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
             try:
                 record = Record.from_json(line)
-                if not line.endswith(b"\n"):
-                    raise ValueError("no end of line")
             except (ValueError, KeyError, TypeError) as reason:
-                if number < len(lines):
+                if rest or number < len(lines):
                     raise UsageError(
-                        f"{self.path} is damaged in line {number} of {len(lines)} ({reason}); "
+                        f"{self.path} is damaged in line {number} of {len(lines) + bool(rest)} ({reason}); "
                         "remove that line to go on without its record"
                     ) from None
-                log.warning("%s: the last line is not a whole record and is left out", self.path)
+                whole = False
                 break
             self._keep(record)
-            good += len(line)
+            good += len(line) + 1
+        if rest or not whole:
+            log.warning("%s: the last line is not a whole record and is left out", self.path)
         return good
 
     def _keep(self, record: Record) -> bool:
-        return self._records.setdefault((record.phase, record.space, record.key), record) is record
+        count = len(self._records)
+        self._records.setdefault((record.phase, record.space, record.key), record)
+        return len(self._records) > count
 
     def append(self, record: Record) -> None:
         """Add ``record`` and write it to the disk, unless a record of the same trial is there."""
@@ -107,9 +109,11 @@ class Records:
 
 def costs(records: Iterable[Record], measures: Sequence[Measure]) -> NDArray[np.float64]:
     """The records' values [n, measures] with the sign that makes lower better."""
-    signs = [-1.0 if m.maximise else 1.0 for m in measures]
-    rows = [[s * r.values[m.name] for s, m in zip(signs, measures, strict=True)] for r in records]
-    return np.array(rows, dtype=np.float64).reshape(len(rows), len(measures))
+    names, signs = [m.name for m in measures], [-1.0 if m.maximise else 1.0 for m in measures]
+    rows = [[r.values[name] for name in names] for r in records]
+    table: NDArray[np.float64] = np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
+    table *= np.array(signs)
+    return table
 
 
 def by_device(measures: Sequence[Measure]) -> list[list[Measure]]:
@@ -139,7 +143,7 @@ def finalists(records: Sequence[Record], measures: Sequence[Measure], limit: int
     """
     table = costs(records, measures)
     best: dict[tuple[str, Architecture], Record] = {}
-    for i in np.lexsort(table.T[::-1]):
+    for i in np.lexsort(table.T[::-1]).tolist():
         best.setdefault((records[i].space, records[i].architecture), records[i])
     candidates = front(list(best.values()), measures)
     return [candidates[i] for i in spread(costs(candidates, measures), limit)]

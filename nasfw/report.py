@@ -30,7 +30,7 @@ def announcement(experiment: Experiment, folder: Path) -> RenderableType:
 
 
 def _plan(experiment: Experiment, folder: Path) -> Iterator[tuple[str, str]]:
-    from nasfw.experiment import name_of
+    from nasfw.folders import name_of
     from nasfw.hardware.machine import compute_name
 
     settings, task = experiment.settings, experiment.task
@@ -63,7 +63,7 @@ def _plan(experiment: Experiment, folder: Path) -> Iterator[tuple[str, str]]:
                 + (f"; beside them {beside}" if settings.yardsticks == ("plain",) else "")
             ),
         )
-    yield "Compute", compute_name(experiment.compute)
+    yield "Compute", compute_name(experiment.compute, experiment.threads)
     yield "Folder", str(folder)
 
 
@@ -137,10 +137,12 @@ def outcome(result: Result) -> RenderableType:
     title = f"Pareto front of {result.summary.task} ({kind})"
     rows = [_row(n, result) for n in result.front[:_SHOWN]]
     below = []
+    if result.pick is not None and result.pick not in result.front:
+        below.append(_row(result.pick, result))
     if result.plain is not None:
         below.append(_row(result.plain, result, "plain backbone"))
     if result.random is not None:
-        below.append(_row(result.random, result, f"random search ({result.random_trials} trials)"))
+        below.append(_row(result.random, result, "random search"))
     parts: list[RenderableType] = [front_table(rows, measures, below, title)]
     if len(result.front) > _SHOWN:
         parts.append(Text(f"... and {len(result.front) - _SHOWN} more; --json shows all."))
@@ -160,20 +162,24 @@ def _row(network: Network, result: Result, name: str = "") -> dict[str, Any]:
     validation = (network.validation or {}).get(first.name)
     row: dict[str, Any] = {"network": name or network.name + mark}
     if result.phase == "final":
-        row["validation"] = format_value(validation, first.unit, first.name)
+        row["validated"] = format_value(validation, first.unit, first.name)
     return row | {name: list(values) for name, values in network.values.items()}
 
 
 def _counts(result: Result) -> str:
-    measures = result.summary.measures
     reference = ", ".join(
-        f"{m.name} {format_value(v, m.unit, m.name)}" for m, v in zip(measures, result.reference, strict=True)
+        f"{m.name} {format_value(v, m.unit, m.name)}"
+        for m, v in zip(result.summary.measures, result.reference, strict=True)
     )
-    failed = f", {result.failed} failed" if result.failed else ""
-    return (
-        f"Hypervolume {result.hypervolume:.4g} (reference point {reference}). "
-        f"{result.trials} trials of the search{failed}."
-    )
+    failed = f" ({result.failed} failed)" if result.failed else ""
+    effort = [f"Search: {_took(result.trials, result.seconds)}{failed}"]
+    if result.random is not None:
+        effort.append(f"random search: {_took(result.random_trials, result.random_seconds)}")
+    return f"{', '.join(effort)}.\nHypervolume {result.hypervolume:.4g} from the reference point {reference}."
+
+
+def _took(trials: int, seconds: float | None) -> str:
+    return f"{trials} trials" + (f" in {format_seconds(seconds)}" if seconds is not None else "")
 
 
 def choices(network: Network) -> str:

@@ -15,7 +15,8 @@ from nasfw.pareto import hypervolume, reference_point
 from nasfw.records import Records, costs, finalists, front
 from nasfw.values import Architecture, Measure, Option, Phase, Recipe, Record, UsageError, digest
 
-RECORDS, SUMMARY, SETTINGS, RANDOM = "records.jsonl", "problem.json", "run.yaml", "random"
+RECORDS, SUMMARY, SETTINGS = "records.jsonl", "problem.json", "run.yaml"
+RANDOM, SPENT = "random", "spent.json"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Result:
-    """A run's outcome. ``phase`` says whether the numbers are final (test) or of the search (validation)."""
+    """A run's outcome. ``phase`` says whether the numbers are final (test) or of the search (validation).
+
+    ``seconds`` and ``random_seconds`` are what the searches took; None if they are not done, or were
+    interrupted, so that their clock stood still.
+    """
 
     folder: Path
     summary: Summary
@@ -98,8 +103,8 @@ class Result:
     random_trials: int
     trials: int
     failed: int
-    seconds: float
-    random_seconds: float
+    seconds: float | None
+    random_seconds: float | None
     hypervolume: float
     reference: list[float]
 
@@ -166,10 +171,12 @@ def read(folder: Path) -> Result:
     chosen = finalists(searched, measures, summary.limit)
     trained = networks(records.select("final"), chosen)
     done = [n for n in (_of(record, trained) for record in chosen) if n is not None]
-    final = len(done) == len(chosen) > 0
+    tried = [r for r in records if r.phase == "final"]
+    # A final training may fail; it must not hide the others.
+    final = bool(done) and all(any(_continues(t, r) for t in tried) for r in chosen)
     if not final:
         done = [_searched(r) for r in front(searched, measures)]
-    pick = None if not chosen else (_of(chosen[0], trained) if final else _searched(chosen[0]))
+    pick = None if not chosen else (done[0] if final else _searched(chosen[0]))
     plain = _plain(summary, chosen, trained) if final else None
     rest = Records(folder / RANDOM / RECORDS)
     drawn = rest.select("search")
@@ -190,11 +197,20 @@ def read(folder: Path) -> Result:
         random_trials=len(drawn),
         trials=sum(r.phase == "search" for r in records),
         failed=sum(r.error is not None for r in records),
-        seconds=sum(r.seconds for r in records),
-        random_seconds=sum(r.seconds for r in rest if r.phase == "search"),
+        seconds=_seconds(folder, summary),
+        random_seconds=_seconds(folder / RANDOM, summary),
         hypervolume=hypervolume(_costs(kept, measures), reference) if kept else 0.0,
         reference=[float(-v if m.maximise else v) for v, m in zip(reference, measures, strict=True)],
     )
+
+
+def _seconds(folder: Path, summary: Summary) -> float | None:
+    """What the search in all spaces took, if it was never interrupted."""
+    try:
+        parts = [json.loads((folder / space / SPENT).read_text())["seconds"] for space in summary.defaults]
+    except OSError:
+        return None
+    return None if None in parts else float(sum(parts))
 
 
 def networks(final: Sequence[Record], searched: Sequence[Record]) -> dict[tuple[object, ...], Network]:
@@ -222,17 +238,17 @@ def _identity(record: Record) -> tuple[object, ...]:
 
 
 def _of(record: Record, trained: Mapping[tuple[object, ...], Network]) -> Network | None:
-    for (space, architecture, recipe), network in trained.items():
-        same = (space, architecture) == (record.space, record.architecture)
-        if same and _alike(recipe, record.recipe):
-            return network
-    return None
+    return next((n for n in trained.values() if _continues(n, record)), None)
 
 
-def _alike(final: object, searched: Recipe) -> bool:
-    """Whether a final recipe came from ``searched``: it may differ in length and seed."""
-    assert isinstance(final, Recipe)
-    return replace(final, epochs=0, fraction=1.0, seed=0) == replace(searched, epochs=0, fraction=1.0, seed=0)
+def _continues(final: Network | Record, searched: Record) -> bool:
+    """Whether ``final`` is the training of what was ``searched``: it may differ in length and seed."""
+
+    def recipe(of: Network | Record) -> Recipe:
+        return replace(of.recipe, epochs=0, fraction=1.0, seed=0)
+
+    same = (final.space, final.architecture) == (searched.space, searched.architecture)
+    return same and recipe(final) == recipe(searched)
 
 
 def _searched(record: Record) -> Network:

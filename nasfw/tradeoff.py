@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +15,23 @@ Array = NDArray[np.float64]
 
 
 def supported(gains: Sequence[Array], costs: Sequence[Array]) -> list[tuple[int, ...]]:
-    """Every maximiser of sum(gain) - t * sum(cost) for some t >= 0, from the cheapest to the best.
+    """A maximiser of sum(gain) - t * sum(cost) for every t >= 0, from the cheapest to the best.
 
     ``gains[i][j]`` and ``costs[i][j]`` belong to option j of decision i; the result holds option indices.
     Since both sums are over decisions, each decision walks its own upper concave hull, and the walks merge
     by slope: the classic parametric solution of a separable Lagrangian (Everett 1963). Among options of equal
-    cost only the first of the largest gain counts.
+    cost only the first of the largest gain counts; where several architectures are equal at one t, the result
+    changes decision by decision, in their order.
     """
     choice, steps = [], []
     for i, (gain, cost) in enumerate(zip(gains, costs, strict=True)):
         hull = _upper_hull(gain, cost)
         choice.append(hull[0])
-        for a, b in zip(hull, hull[1:], strict=False):
-            steps.append(((gain[b] - gain[a]) / (cost[b] - cost[a]), i, b))
+        slope = np.inf
+        for a, b in pairwise(hull):
+            # Rounding must not reverse the order of two steps that are nearly equal.
+            slope = min(slope, (gain[b] - gain[a]) / (cost[b] - cost[a]))
+            steps.append((slope, i, b))
     found = [tuple(choice)]
     for _, i, option in sorted(steps, key=lambda step: -step[0]):
         choice[i] = option

@@ -87,9 +87,8 @@ def epochs(
     over the whole training, each atomically.
     """
     start = 0 if checkpoint is None else _restore(checkpoint, parts, generator)
-    every = max(1, count // _CHECKPOINTS)
-    with progress.track(label, count) as bar:
-        bar.advance(start)
+    every = max(1, math.ceil(count / _CHECKPOINTS))
+    with progress.track(label, count, start) as bar:
         for epoch in range(start, count):
             yield epoch, bar
             if checkpoint is not None and ((epoch + 1) % every == 0 or epoch + 1 == count):
@@ -97,17 +96,19 @@ def epochs(
 
 
 def _save(path: Path, done: int, parts: Mapping[str, Stateful], generator: torch.Generator) -> None:
+    cards: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     state = {
         "epochs": done,
         "parts": {name: part.state_dict() for name, part in parts.items()},
         "generator": generator.get_state(),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": torch.cuda.get_rng_state_all() if cards else [],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
+    # Two processes may train the same network.
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
     torch.save(state, scratch)
-    os.replace(scratch, path)
+    scratch.replace(path)
 
 
 def _restore(path: Path, parts: Mapping[str, Stateful], generator: torch.Generator) -> int:
@@ -172,14 +173,14 @@ def fit(
     optimiser = optimizer(parameters, recipe)
     rates = schedule(optimiser, recipe, steps_per_epoch(task, split, recipe))
     generator = torch.Generator().manual_seed(recipe.seed)
-    parts = {"model": model, "optimizer": optimiser, "schedule": rates}
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimiser, "schedule": rates}
     for epoch, bar in epochs(recipe.epochs, parts, generator, checkpoint, label):
         model.train()
         total, steps = torch.zeros((), device=compute), 0
         for x, y in batches(task, split, recipe, generator, compute):
             loss = task.loss(model(x), y)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             if recipe.clip is not None:
                 nn.utils.clip_grad_norm_(parameters, recipe.clip)
             optimiser.step()

@@ -24,7 +24,8 @@ from nasfw.contracts import (
     Task,
     UsageError,
 )
-from nasfw.plugins import Registry
+from nasfw.experiments import EXPERIMENTS
+from nasfw.plugins import Registry, load
 from nasfw.text import loads
 
 
@@ -408,6 +409,14 @@ def test_objects_of_the_wrong_kind_are_refused(registry):
         resolve({"task": Data}, registry, {})
     with pytest.raises(UsageError, match=r"strategy.epochs.*an object"):
         resolve({"strategy": Dash(), "strategy.epochs": 3}, registry, {})
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_preset_fits_what_ships(name):
+    shipped = load(entry_points=False)
+    for strategy in shipped.entries("strategy"):
+        settings = resolve([f"experiment={name}", f"strategy={strategy.name}"], shipped)
+        assert resolve(settings.plain(), shipped) == settings
 
 
 VALUES = st.recursive(

@@ -263,6 +263,54 @@ def test_lazy_plugins_are_imported_when_used(tmp_path, monkeypatch):
         registry.add_lazy("strategy", "x", "a")
 
 
+SOURCE = """
+from __future__ import annotations
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+from pydantic import Field
+import torch_of_another_world
+from nasfw.contracts import Strategy
+Positive = Annotated[int, Field(ge=1)]
+
+@dataclass(frozen=True)
+class Far(Strategy):
+    kind: ClassVar[str] = "x"
+    steps: Positive | None = None
+    mode: Literal["a", "b"] = "a"
+    data: torch_of_another_world.Tensor | None = None
+    sizes: tuple[int, ...] = field(default_factory=tuple)
+    needed: float
+
+@dataclass(frozen=True)
+class Child(Far):
+    more: int = 1
+"""
+
+
+def test_an_outline_sees_what_the_source_tells_for_sure(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "far_away.py").write_text(SOURCE)
+    registry = Registry()
+    registry.add_lazy("strategy", "far", "far_away:Far")
+    registry.add_lazy("strategy", "child", "far_away:Child")
+    registry.add_lazy("strategy", "gone", "far_away_too:Far")
+    for parameters, part in (
+        ({"stepz": 3}, "did you mean 'steps'?"),
+        ({"kind": 3}, "has no parameter 'kind'"),
+        ({"needed": 1, "steps": 0}, "far.steps cannot be 0"),
+        ({"needed": 1, "mode": "c"}, "'a' or 'b'"),
+        ({"steps": 3}, "needs the parameter 'needed'"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            registry.glance("strategy", {"far": parameters})
+        assert part in str(caught.value)
+    registry.glance("strategy", {"far": {"needed": 1, "data": object(), "sizes": [1]}})
+    # What a parent class adds is not in the source of the child.
+    registry.glance("strategy", {"child": {"anything": 1}})
+    registry.glance("strategy", {"gone": {"anything": 1}})
+    assert "far_away" not in sys.modules
+
+
 def test_a_name_offered_twice_names_both_packages():
     class First:
         @hookimpl
@@ -313,19 +361,31 @@ def test_what_ships_is_registered_by_nasfw_itself():
     assert {"dash", "random"} <= {e.name for e in registry.entries("strategy")}
 
 
-def test_names_are_checked_without_torch():
+@pytest.mark.parametrize(
+    ("argument", "part"),
+    [
+        ("strategy=dsah", "did you mean 'dash'?"),
+        ("startegy=dash", "did you mean 'strategy'?"),
+        ("strategy.epohcs=3", "did you mean 'epochs'?"),
+        ("strategy.epochs=ten", "dash.epochs cannot be 'ten'"),
+        ("task.metrik=f1", "digits has no parameter 'metrik'"),
+    ],
+)
+def test_slips_of_the_pen_are_found_without_torch(argument, part):
     code = (
         "import sys\n"
         "import nasfw.config, nasfw.display, nasfw.plugins, nasfw.progress\n"
         "registry = nasfw.plugins.load(entry_points=False)\n"
         "try:\n"
-        "    nasfw.config.resolve(['strategy=dsah'], registry)\n"
+        "    nasfw.config.resolve([sys.argv[1]], registry)\n"
         "except nasfw.config.UsageError as error:\n"
-        "    assert 'dash' in str(error), error\n"
+        "    assert sys.argv[2] in str(error), error\n"
         "else:\n"
         "    raise SystemExit('accepted')\n"
         "heavy = {'torch', 'scipy', 'sklearn', 'numpy'} & set(sys.modules)\n"
         "raise SystemExit(f'imported {heavy}' if heavy else 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code, argument, part], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr

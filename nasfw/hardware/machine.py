@@ -32,13 +32,22 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def compute_name(compute: str) -> str:
-    """The real name of where training runs: the processor with its threads, or the graphics card."""
-    import torch
+def share_politely() -> None:
+    """Let waiting threads sleep; call before torch is imported. Does nothing if the user decided.
 
+    OpenMP threads wait by spinning. If another process wants a core, a training step whose threads spin for
+    each other can take a hundred times longer than on one thread; sleeping costs some microseconds a wait.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def compute_name(compute: str, threads: int) -> str:
+    """The real name of where training runs: the processor with the threads in use, or the graphics card."""
     if compute.startswith("cuda"):
+        import torch
+
         return torch.cuda.get_device_name(compute)
-    return f"{processor()}, {torch.get_num_threads()} of {cores()} cores"
+    return f"{processor()}, {threads} of {cores()} cores"
 
 
 def environment() -> dict[str, Any]:

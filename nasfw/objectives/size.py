@@ -25,7 +25,7 @@ class Parameters(Objective):
     metric = "parameters"
 
     def measure(self, candidate: Candidate) -> float:
-        return float(sum(p.numel() for p in _network(candidate).parameters()))
+        return float(count_parameters(_network(candidate)))
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,11 @@ class Flops(Objective):
         except (RuntimeError, TypeError):
             # Weights that were never allocated cannot show the values that this network wants to see.
             return float(forward_flops(candidate.model, shape))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of parameters; a shared one counts once."""
+    return sum(p.numel() for p in model.parameters())
 
 
 def forward_flops(model: nn.Module, input_shape: Sequence[int]) -> int:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from nasfw.contracts import Architecture, Mixture, Option, SearchSpace, Supernet, Task
 from nasfw.mixtures import indices
+from nasfw.spaces import speed
 from nasfw.spaces.aggregated import AggregatedConv, block_diagonal
-from nasfw.spaces.backbones import BACKBONES, accepts, find, initialise, make
-from nasfw.spaces.kernels import Convolution, Kernel, Layout, Size, convolution_of, is_plain, standalone
+from nasfw.spaces.backbones import BACKBONES, accepts, find, initialise, make, paper_channels
+from nasfw.spaces.kernels import Convolution, Kernel, Layout, Size, convolution_of, standalone
 from nasfw.values import UsageError
 
 # By the preset and the number of axes; Shen et al., section 3 and appendix.
@@ -29,28 +30,35 @@ _SPARED = ("downsample", "pool", "shortcut", "channel_match")
 
 @dataclass(frozen=True)
 class Place:
-    """A searched convolution: its path in the backbone, what it is, the map sizes that it meets, its options."""
+    """A searched convolution: its path in the backbone, and its kernels on the maps that it meets."""
 
     name: str
-    convolution: Convolution
-    sizes: tuple[Size, ...]
-    kernels: tuple[Kernel, ...]
+    layout: Layout
+
+    @property
+    def options(self) -> list[str]:
+        """The kernels by name."""
+        return ["k{}d{}".format(*kernel) for kernel in self.layout.kernels]
 
 
 @dataclass(frozen=True)
 class AggConv(SearchSpace):
     """Any network with convolutions; what is decided is the kernel size and the dilation of each.
 
-    Shen, Khodak and Talwalkar, "Efficient Architecture Search for Diverse Tasks", NeurIPS 2022. The options "k3d1" and so on
-    are all pairs of ``kernel_sizes`` and ``dilations`` (by default {3, 5, 7, 9} x {1, 3, 7, 15} for maps and {3, 7, 11, 15, 19}
-    x {1, 3, 7, 15} for series; the preset "baby" has {3, 5} x {1, 2}) and the backbone's own, so that the plain
-    backbone is a member. Channels, strides and alignment stay those of the backbone.
+    Shen, Khodak and Talwalkar, "Efficient Architecture Search for Diverse Tasks", NeurIPS 2022. The options
+    "k3d1" and so on are all pairs of ``kernel_sizes`` and ``dilations`` and the backbone's own kernel, so
+    that the plain backbone is a member. By default these are {3, 5, 7, 9} x {1, 3, 7, 15} for maps and {3,
+    7, 11, 15, 19} x {1, 3, 7, 15} for series; the preset "baby" has {3, 5} x {1, 2}. Channels, strides and
+    alignment stay those of the backbone. Taps that can only meet padding, since the map is small, are left
+    out of the networks: on 8 x 8 pixels "k9d3" has 5 x 5 taps.
 
-    Every ``nn.Conv1d`` and ``nn.Conv2d`` with equal settings on both axes and zero padding is searched, unless its path
-    names a downsample, pool, shortcut or channel_match, or has a part called head. A backbone of the user's,
-    "package:function", is called with the shapes of input and output, or with nothing if it takes nothing.
-    With ``depthwise`` the supernet's layers with as many outputs as inputs work channel by channel, as in the authors' code:
-    faster, but less like the final network, which is dense.
+    Searched is every ``nn.Conv1d`` and ``nn.Conv2d`` with equal settings on both axes and zero padding,
+    unless its path names a downsample, pool, shortcut or channel_match, or has a part called head. A
+    backbone of the user's, "package:function", is called with the shapes of input and output, or with
+    nothing if it takes nothing; if it has a parameter ``width``, the final phase uses it.
+
+    With ``depthwise`` the supernet's layers with as many outputs as inputs work channel by channel, as in the
+    authors' code: faster, but less like the final network, which is dense.
     """
 
     task: Task
@@ -68,7 +76,8 @@ class AggConv(SearchSpace):
     width: Annotated[int, "width of the network that is searched, if the backbone has one"] = 1
     final_width: Annotated[int, "width of the networks that the final phase trains"] = 4
     channels: Annotated[
-        int | None, "channels of the first block, if the backbone (wrn1d, tcn) has the choice"
+        int | Literal["paper"] | None,
+        "channels of the first block, if the backbone (wrn1d, tcn) has the choice; paper: wrn1d's published rule",
     ] = None
 
     def __post_init__(self) -> None:
@@ -83,27 +92,26 @@ class AggConv(SearchSpace):
             raise UsageError("kernel_sizes and dilations must name at least one number each, or be left out")
         for name in ("width", "final_width", "channels"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise UsageError(f"{name} {value} is not possible; it must be at least 1")
 
     @property
     def decisions(self) -> Mapping[str, Sequence[Option]]:
         """The searched convolutions by their paths in the backbone, with options like "k3d1"."""
-        return {place.name: [_name(kernel) for kernel in place.kernels] for place in self.places}
+        return {place.name: place.options for place in self.places}
 
     @property
     def default(self) -> Architecture:
         """Every convolution's own kernel."""
-        return tuple(_name(place.convolution.own) for place in self.places)
+        return tuple("k{}d{}".format(*place.layout.convolution.own) for place in self.places)
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The backbone with the chosen kernels; convolutions that keep their own are untouched."""
         chosen = indices(self.decisions, architecture)
         network = self._fresh()
         for place, i in zip(self.places, chosen, strict=True):
-            kernel = place.kernels[i]
-            if kernel != place.convolution.own:
-                module = standalone(place.convolution, kernel)
+            if place.layout.kernels[i] != place.layout.convolution.own:
+                module = standalone(place.layout, i)
                 # The built-in backbones draw their weights otherwise than torch does by default.
                 network.set_submodule(place.name, initialise(module) if self._name in BACKBONES else module)
         return network
@@ -129,16 +137,12 @@ class AggConv(SearchSpace):
         self._check_settings()
         # Tracing must not disturb the stream of random numbers that fresh weights are drawn from.
         with torch.random.fork_rng(devices=[]):
-            try:
-                with torch.device("meta"):
-                    found = self._trace()
-            except Exception:
-                # A network that computes with values while it is built or run has to be allocated.
-                found = self._trace()
+            found = self._trace()
         if not found:
             raise UsageError(
-                f"backbone {self._name!r} has no convolution to search: there must be an nn.Conv1d or nn.Conv2d with equal "
-                "settings on both axes, zero padding and a name without shortcut, downsample, pool or head"
+                f"backbone {self._name!r} has no convolution to search: there must be an nn.Conv1d "
+                "or nn.Conv2d with equal settings on both axes and zero padding, and not named "
+                "shortcut, downsample, channel_match, pool or head"
             )
         return found
 
@@ -156,21 +160,26 @@ class AggConv(SearchSpace):
 
     def _fresh(self) -> nn.Module:
         settings = {"width": self.width}
-        if self.channels is not None:
+        outputs = tuple(self.task.output_shape)
+        if self.channels == "paper":
+            # Only one backbone has a published rule; the preset of the paper's constants suits the others too.
+            settings |= {"channels": paper_channels(outputs[0])} if self._name == "wrn1d" else {}
+        elif self.channels is not None:
             settings["channels"] = self.channels
-        return make(self._name, tuple(self.task.input_shape), tuple(self.task.output_shape), **settings)
+        return make(self._name, tuple(self.task.input_shape), outputs, **settings)
 
     def _check_settings(self) -> None:
         factory = find(self._name)
-        for name, given in (("width", self.width != 1), ("channels", self.channels is not None)):
+        for name, given in (("width", self.width != 1), ("channels", isinstance(self.channels, int))):
             if given and not accepts(factory, name):
                 raise UsageError(f"backbone {self._name!r} has no parameter {name}")
 
     def _trace(self) -> list[Place]:
         """The searched convolutions that a run of the backbone meets."""
         network = self._fresh().eval()
-        sizes: dict[str, list[Size]] = {name: [] for name, _ in _searchable(network)}
-        for name, module in _searchable(network):
+        open_to_search = list(_searchable(network))
+        sizes: dict[str, list[Size]] = {name: [] for name, _ in open_to_search}
+        for name, module in open_to_search:
             module.register_forward_pre_hook(
                 lambda _, inputs, name=name: sizes[name].append(tuple(inputs[0].shape[2:]))
             )
@@ -180,18 +189,21 @@ class AggConv(SearchSpace):
                 output = network(torch.zeros(1, *shape))
         except Exception as error:
             raise UsageError(
-                f"backbone {self._name!r} cannot process an input of shape {shape}: {type(error).__name__}: {error}"
+                f"backbone {self._name!r} cannot process an input of shape {shape}: "
+                f"{type(error).__name__}: {error}"
             ) from error
         given = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
         if given != wanted:
             raise UsageError(
                 f"backbone {self._name!r} gives an output of shape {given}; the task needs {wanted}"
             )
-        return [
-            Place(name, convolution, tuple(dict.fromkeys(sizes[name])), self._kernels(convolution))
-            for name, module in _searchable(network)
+        places = [
+            Place(name, Layout(convolution, self._kernels(convolution), tuple(dict.fromkeys(sizes[name]))))
+            for name, module in open_to_search
             if sizes[name] and (convolution := convolution_of(module))
         ]
+        # A convolution that reads nothing but padding has nothing to decide.
+        return [place for place in places if place.layout.taps]
 
     def _kernels(self, convolution: Convolution) -> tuple[Kernel, ...]:
         sizes, dilations = _DEFAULTS[self.preset, convolution.dims]
@@ -203,13 +215,25 @@ class AggConv(SearchSpace):
         return tuple(dict.fromkeys([*kernels, (k, d)]))
 
     def _layout(self, place: Place) -> Layout:
-        c = place.convolution
+        c = place.layout.convolution
         if self.depthwise and c.groups == 1 and c.inputs == c.outputs:
-            c = replace(c, groups=c.inputs)
-        return Layout(c, place.kernels, place.sizes)
+            return replace(place.layout, convolution=replace(c, groups=c.inputs))
+        return place.layout
 
     def _cost(self) -> float:
-        return 1.0
+        """Expected time of a supernet step in those of an average architecture, by the rule of ``speed``."""
+        batch = self.task.recipe.batch_size
+        mixed = plain = 0.0
+        for place in self.places:
+            layout = self._layout(place)
+            for size in layout.sizes:
+                way = speed.fastest(layout, self.mode, batch, size)
+                mixed += speed.expected(layout, way, batch, size)
+                plain += speed.average(place.layout, batch, size)
+                rest = speed.other(layout.convolution, batch, size)
+                mixed, plain = mixed + rest, plain + rest
+            mixed += speed.updating(len(layout.taps) * layout.pairs)
+        return mixed / plain
 
 
 class AggConvSupernet(Supernet):
@@ -230,7 +254,7 @@ class AggConvSupernet(Supernet):
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
         """The backbone's output; ``mixture`` has one weight for each option, decision by decision."""
         layers = list(self.layers)
-        if [len(p) for p in mixture] != [len(place.kernels) for place in self.places]:
+        if [len(p) for p in mixture] != [len(place.options) for place in self.places]:
             raise ValueError(
                 "the mixture needs one vector for each decision, with one weight for each option"
             )
@@ -245,22 +269,18 @@ class AggConvSupernet(Supernet):
 
     def weights(self, architecture: Architecture) -> Mapping[str, Tensor]:
         """The state of the standalone network; taps that cannot touch the map are zero."""
-        decisions = {place.name: [_name(k) for k in place.kernels] for place in self.places}
-        chosen = indices(decisions, architecture)
+        chosen = indices({place.name: place.options for place in self.places}, architecture)
         state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         for place, layer, i in zip(self.places, self.layers, chosen, strict=True):
-            c, kernel = place.convolution, place.kernels[i]
-            prefix = f"{place.name}." if is_plain(c, kernel) else f"{place.name}.1."
+            c = place.layout.convolution
+            plain = place.layout.kernels[i] == c.own or place.layout.is_plain(i)
+            prefix = f"{place.name}." if plain else f"{place.name}.1."
             del state[f"{place.name}.weight"]
             groups = layer.layout.convolution.groups
             state[f"{prefix}weight"] = block_diagonal(layer.kernel(i), groups, c.groups)
             if c.biased:
                 state[f"{prefix}bias"] = state.pop(f"{place.name}.bias")
         return state
-
-
-def _name(kernel: Kernel) -> str:
-    return "k{}d{}".format(*kernel)
 
 
 def _searchable(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:

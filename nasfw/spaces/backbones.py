@@ -22,10 +22,10 @@ Factory = Callable[..., nn.Module]
 def wrn(input_shape: Shape, output_shape: Shape, depth: int = 16, width: int = 1) -> nn.Module:
     """Wide residual network WRN-depth-width for maps of shape (channels, height, width).
 
-    Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016; as in DASH (Shen et al., NeurIPS 2022) the second
-    convolution of a block has the stride and all have a bias. Batch norms keep torch's momentum. For an output
-    shape (channels, height, width) no stride is taken and nothing is pooled. ``depth`` is 6 n + 4; UsageError
-    for any other, and for shapes that do not fit.
+    Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016; as in DASH (Shen et al., NeurIPS 2022) the
+    second convolution of a block has the stride and all have a bias. Batch norms keep torch's momentum. For
+    an output shape (channels, height, width) no stride is taken and nothing is pooled. ``depth`` is 6 n +
+    4; UsageError for any other, and for shapes that do not fit.
     """
     dense = _is_dense("wrn", input_shape, output_shape, 2)
     if depth < 10 or (depth - 4) % 6:
@@ -44,16 +44,22 @@ def wrn(input_shape: Shape, output_shape: Shape, depth: int = 16, width: int = 1
     return initialise(Backbone(stem, blocks, end, _head(channels, output_shape)))
 
 
+def paper_channels(classes: int) -> int:
+    """Channels of the 1-D network's first block in the DASH paper: 4 below 10 classes, 16 below 20, then 64."""
+    return int(min(4 ** min(classes // 10 + 1, 3), 64))
+
+
 def wrn1d(input_shape: Shape, output_shape: Shape, channels: int | None = None) -> nn.Module:
     """Residual network of three blocks for series of shape (channels, length).
 
-    Wang, Yan and Oates, "Time Series Classification from Scratch with Deep Neural Networks", IJCNN 2017, as DASH uses
-    it: blocks of m, 2 m and 2 m channels, m = min(4^(classes // 10 + 1), 64) unless ``channels`` says otherwise.
-    Their first kernel has 8 taps; here it has 7, since an even kernel has no centre. UsageError for shapes that do not fit.
+    Wang, Yan and Oates, "Time Series Classification from Scratch with Deep Neural Networks", IJCNN 2017, as
+    DASH uses it: blocks of m, 2 m and 2 m channels. m is ``channels``, or by default ``paper_channels`` but at
+    least 16, since 4 channels learn too little of most series. Their first kernel has 8 taps; here it has 7, since an even kernel has no centre.
+    UsageError for shapes that do not fit.
     """
     _is_dense("wrn1d", input_shape, output_shape, 1)
     # The exponent is bounded so that thousands of classes do not make a number of thousands of digits.
-    m = min(4 ** min(output_shape[0] // 10 + 1, 3), 64) if channels is None else _at_least_one(channels)
+    m = max(16, paper_channels(output_shape[0])) if channels is None else _at_least_one(channels)
     blocks = nn.Sequential()
     last = input_shape[0]
     for planes in (m, 2 * m, 2 * m):
@@ -67,9 +73,9 @@ def tcn(
 ) -> nn.Module:
     """Temporal convolutional network for series of shape (channels, length).
 
-    Bai, Kolter and Koltun, "An Empirical Evaluation of Generic Convolutional and Recurrent Networks for Sequence
-    Modeling", 2018: residual blocks of two convolutions, of dilation 1, 2, 4, and so on; here centred instead of causal, and
-    batch-normalised. UsageError for shapes that do not fit.
+    Bai, Kolter and Koltun, "An Empirical Evaluation of Generic Convolutional and Recurrent Networks for
+    Sequence Modeling", 2018: residual blocks of two convolutions, of dilation 1, 2, 4, and so on; here
+    centred instead of causal, and batch-normalised. UsageError for shapes that do not fit.
     """
     _is_dense("tcn", input_shape, output_shape, 1)
     blocks = nn.Sequential()
@@ -96,7 +102,7 @@ class Backbone(nn.Module):
 
 
 class WideBlock(nn.Module):
-    """Batch norm, ReLU, convolution, dropout, batch norm, ReLU, convolution with the stride; plus the input."""
+    """Twice batch norm, ReLU and convolution, with dropout between; plus the input."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -114,7 +120,7 @@ class WideBlock(nn.Module):
 
 
 class SeriesBlock(nn.Module):
-    """Convolution, dropout, batch norm and ReLU for every (size, dilation); the input is added before the last ReLU."""
+    """Convolution, dropout, batch norm, ReLU for each kernel; the input joins before the last ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernels: tuple[tuple[int, int], ...]) -> None:
         super().__init__()
@@ -124,9 +130,8 @@ class SeriesBlock(nn.Module):
             self.add_module(f"conv{i}", conv)
             self.add_module(f"dropout{i}", nn.Dropout(0.0))
             self.add_module(f"bn{i}", nn.BatchNorm1d(outputs))
-        self.shortcut = nn.Identity()
-        if inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv1d(inputs, outputs, 1), nn.BatchNorm1d(outputs))
+        match = nn.Sequential(nn.Conv1d(inputs, outputs, 1), nn.BatchNorm1d(outputs))
+        self.shortcut = match if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
@@ -138,7 +143,7 @@ class SeriesBlock(nn.Module):
 
 
 def initialise(module: nn.Module) -> nn.Module:
-    """Xavier-uniform weights with gain sqrt(2) and no bias for every convolution in ``module``, which is returned."""
+    """``module``, its convolutions with Xavier-uniform weights of gain sqrt(2) and zero bias."""
     for part in module.modules():
         if isinstance(part, nn.Conv1d | nn.Conv2d):
             nn.init.xavier_uniform_(part.weight, math.sqrt(2))
@@ -148,7 +153,7 @@ def initialise(module: nn.Module) -> nn.Module:
 
 
 def find(reference: str) -> Factory:
-    """The factory of a built-in backbone, or of the user's own: "package:function"; UsageError if there is none."""
+    """The factory of a backbone, built-in or "package:function"; UsageError if there is none."""
     if reference in BACKBONES:
         return BACKBONES[reference]
     if ":" in reference:
@@ -159,7 +164,7 @@ def find(reference: str) -> Factory:
 
 
 def function(reference: str) -> Factory:
-    """What "package:function" names; it is looked for in the working directory too. UsageError if there is none."""
+    """What "package:function" names, the working directory included; UsageError if there is none."""
     package, colon, name = reference.partition(":")
     if not (package and colon and name):
         raise UsageError(f"backbone {reference!r} is not of the form package:function")
@@ -191,7 +196,7 @@ def accepts(factory: Factory, parameter: str) -> bool:
 
 
 def make(reference: str, input_shape: Shape, output_shape: Shape, **settings: int) -> nn.Module:
-    """The network that a backbone's factory returns, with fresh weights; UsageError if it fails or returns none.
+    """The network that a backbone's factory returns; UsageError if it fails or returns anything else.
 
     It is called with the two shapes and the ``settings`` that it has parameters for, or with nothing if it
     takes nothing.
@@ -228,8 +233,8 @@ def _is_dense(name: str, input_shape: Shape, output_shape: Shape, dims: int) -> 
     if len(output_shape) == 1 or output_shape[1:] == input_shape[1:]:
         return len(output_shape) > 1
     raise UsageError(
-        f"backbone {name} gives outputs of shape (classes,) or (channels, {', '.join(map(str, input_shape[1:]))}), "
-        f"not {tuple(output_shape)}"
+        f"backbone {name} gives outputs of shape (classes,) or, for inputs of shape {tuple(input_shape)}, "
+        f"{('channels', *input_shape[1:])}; the task needs {tuple(output_shape)}"
     )
 
 

@@ -4,9 +4,9 @@ A convolution with kernel size k, dilation d and stride s computes, on every axi
 
     y[o] = sum_j w[j] x[o s + shift + offset_j],    offset_j = j d - floor((k - 1) d / 2),
 
-with x zero outside the map. All options of a searched convolution share s and ``shift``, those of the convolution
-that they replace, so they are aligned and their outputs have one shape. Only offsets that can touch the map matter: the
-others multiply zeros.
+with x zero outside the map. All options of a searched convolution share s and ``shift``, those of the
+convolution that they replace, so they are aligned and their outputs have one shape. Only offsets that can
+touch the map matter: the others multiply zeros.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ Size = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Convolution:
-    """What a searched convolution is, whatever its kernel: channels, alignment, and its ``own`` (size, dilation).
+    """A searched convolution, whatever its kernel: channels, alignment, and its ``own`` (size, dilation).
 
-    ``padding`` is what its own kernel needs before and after the map; ``inputs`` and ``outputs`` count channels.
+    ``padding`` is what its own kernel needs before and after the map; ``inputs`` and ``outputs`` count
+    channels.
     """
 
     dims: int
@@ -45,12 +46,6 @@ class Convolution:
         k, d = self.own
         return (k - 1) * d // 2 - self.padding[0]
 
-    def padding_for(self, kernel: Kernel) -> tuple[int, int]:
-        """Zeros before and after the map that align ``kernel`` with the own one; negative means cropping."""
-        span, own = ((k - 1) * d for k, d in (kernel, self.own))
-        before = span // 2 - self.shift
-        return before, sum(self.padding) + span - own - before
-
     def positions(self, n: int) -> int:
         """Length of the output on an axis of length ``n``."""
         k, d = self.own
@@ -66,12 +61,12 @@ def offsets(kernel: Kernel) -> list[int]:
 def convolution_of(module: nn.Module) -> Convolution | None:
     """The description of an ordinary convolution; None if it is of a sort that is not searched.
 
-    Searched are exactly ``nn.Conv1d`` and ``nn.Conv2d`` with the same kernel size, stride, dilation and padding on
-    both axes and zeros as padding.
+    Searched are exactly ``nn.Conv1d`` and ``nn.Conv2d`` with the same kernel size, stride, dilation and
+    padding on both axes and zeros as padding.
     """
-    if type(module) not in (nn.Conv1d, nn.Conv2d):
+    # Subclasses compute something else, and say so by being subclasses.
+    if not isinstance(module, nn.Conv1d | nn.Conv2d) or type(module) not in (nn.Conv1d, nn.Conv2d):
         return None
-    assert isinstance(module, nn.Conv1d | nn.Conv2d)  # for the type checker
     k, d, s = module.kernel_size[0], module.dilation[0], module.stride[0]
     if module.padding == "same":
         total = (k - 1) * d
@@ -93,36 +88,6 @@ def convolution_of(module: nn.Module) -> Convolution | None:
         groups=module.groups,
         biased=module.bias is not None,
     )
-
-
-def standalone(convolution: Convolution, kernel: Kernel) -> nn.Module:
-    """The ordinary convolution with ``kernel`` that reads and writes what the own one does.
-
-    Where no symmetric padding does that, an ``nn.Sequential`` of padding (or cropping) and convolution.
-    """
-    c, (k, d) = convolution, kernel
-    before, after = c.padding_for(kernel)
-    plain = is_plain(c, kernel)
-    conv = (nn.Conv1d if c.dims == 1 else nn.Conv2d)(
-        c.inputs,
-        c.outputs,
-        k,
-        stride=c.stride,
-        padding=before if plain else 0,
-        dilation=d,
-        groups=c.groups,
-        bias=c.biased,
-    )
-    if plain:
-        return conv
-    pad = nn.ZeroPad1d((before, after)) if c.dims == 1 else nn.ZeroPad2d((before, after) * 2)
-    return nn.Sequential(pad, conv)
-
-
-def is_plain(convolution: Convolution, kernel: Kernel) -> bool:
-    """Whether ``standalone`` is one convolution: the own one, or one with symmetric padding."""
-    before, after = convolution.padding_for(kernel)
-    return kernel == convolution.own or before == after >= 0
 
 
 @dataclass(frozen=True)
@@ -168,6 +133,11 @@ class Layout:
             blocks.append(Block(kernel, rows, first, counts, tuple(places[j] for j in first)))
         return blocks
 
+    @property
+    def pairs(self) -> int:
+        """Number of pairs of an output and an input channel that are connected."""
+        return self.convolution.outputs * self.convolution.inputs // self.convolution.groups
+
     @cached_property
     def taps(self) -> tuple[Size, ...]:
         """The offsets of every row."""
@@ -197,7 +167,7 @@ class Layout:
         )
 
     def transform(self, size: Size) -> Size:
-        """The shortest transform lengths for maps of ``size`` that keep the circular product free of aliasing."""
+        """The shortest transform lengths that keep circular products of maps of ``size`` free of aliasing."""
         c = self.convolution
         lengths = []
         for n, low, span in zip(size, self.low, self.extent, strict=True):
@@ -206,3 +176,50 @@ class Layout:
             # Every position that is read and lies outside the map must fall onto a zero of the padded map.
             lengths.append(max(n, n - first, last + 1))
         return tuple(lengths)
+
+    def box(self, option: int) -> Block:
+        """The taps of an option's standalone convolution: all of the own kernel, else those of its block."""
+        block = self.blocks[option]
+        if block.kernel != self.convolution.own and 0 not in block.counts:
+            return block
+        k, dims = block.kernel[0], len(block.counts)
+        start = offsets(block.kernel)[0]
+        return Block(block.kernel, block.rows, (0,) * dims, (k,) * dims, (start,) * dims)
+
+    def padding(self, option: int) -> list[tuple[int, int]]:
+        """Zeros before and after each axis that align an option's box with the own kernel; negative crops."""
+        c, box = self.convolution, self.box(option)
+        own = (c.own[0] - 1) * c.own[1]
+        pads = []
+        for start, count in zip(box.start, box.counts, strict=True):
+            before = -(c.shift + start)
+            pads.append((before, sum(c.padding) - own + (count - 1) * box.kernel[1] - before))
+        return pads
+
+    def is_plain(self, option: int) -> bool:
+        """Whether the standalone convolution needs no more than symmetric padding."""
+        return all(before == after >= 0 for before, after in self.padding(option))
+
+
+def standalone(layout: Layout, option: int) -> nn.Module:
+    """The ordinary convolution of an option, without the taps that can only meet zeros.
+
+    It reads and writes what the own one does. Where no symmetric padding does that, it is an
+    ``nn.Sequential`` of padding (or cropping) and convolution.
+    """
+    c, box, pads = layout.convolution, layout.box(option), layout.padding(option)
+    plain = layout.is_plain(option)
+    conv = (nn.Conv1d if c.dims == 1 else nn.Conv2d)(
+        c.inputs,
+        c.outputs,
+        box.counts,  # type: ignore[arg-type]
+        stride=c.stride,
+        padding=tuple(before for before, _ in pads) if plain else 0,  # type: ignore[arg-type]
+        dilation=box.kernel[1],
+        groups=c.groups,
+        bias=c.biased,
+    )
+    if plain:
+        return conv
+    sides = tuple(side for pad in reversed(pads) for side in pad)
+    return nn.Sequential((nn.ZeroPad1d if c.dims == 1 else nn.ZeroPad2d)(sides), conv)  # type: ignore[arg-type]

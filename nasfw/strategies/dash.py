@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice, product
 from typing import Annotated, Literal
@@ -17,6 +18,7 @@ from nasfw import mixtures, progress, training
 from nasfw.contracts import (
     Architecture,
     Candidate,
+    Diverged,
     Evaluate,
     Problem,
     Recipe,
@@ -134,8 +136,8 @@ class Dash(Strategy):
                 loss = problem.task.loss(supernet(x, mixture), y)
                 for o in optimisers:
                     o.zero_grad()
-                loss.backward()
-                self._treat(logits, fields)
+                loss.backward()  # type: ignore[no-untyped-call]
+                self._treat(list(logits), fields)
                 nn.utils.clip_grad_norm_(parameters, self.clip)
                 for o, r in zip(optimisers, rates, strict=True):
                     o.step()
@@ -167,7 +169,7 @@ class Dash(Strategy):
                 a.grad.add_(fields[i], alpha=self.field_penalty)
 
     def propose(self, problem: Problem, weights: Sequence[Tensor]) -> list[Architecture]:
-        """Architectures along the trade-off, cheapest first within each cost; the preferred one is among them."""
+        """Architectures along the trade-off: the preferred one, then cheapest first within each cost."""
         decisions = problem.space.decisions
         gains = [np.log(np.maximum(w.double().numpy(), 1e-30)) for w in weights]
         tables = [option_costs(problem, o) for o in problem.objectives if not o.trained]
@@ -180,7 +182,7 @@ class Dash(Strategy):
         for walk in walks:
             for choice in _evenly(walk, share):
                 found.append(tuple(o[j] for o, j in zip(decisions.values(), choice, strict=True)))
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(found))[: self.proposals]
 
     def _choose(
         self,
@@ -193,17 +195,20 @@ class Dash(Strategy):
         must = list(dict.fromkeys([best, problem.space.default]))
         if len(proposals) <= 1:
             return must[: self.candidates]
-        names = [o.reading for o in problem.objectives]
-        values = []
+        ranked, values = [], []
         with progress.track("ranking proposals", len(proposals)) as bar:
             for architecture in proposals:
-                candidate = inherit(problem, supernet, architecture)
-                values.append({o.name: o.measure(candidate) for o in problem.objectives})
                 bar.advance()
+                candidate = inherit(problem, supernet, architecture)
+                # With inherited weights a network may well overflow; its own training decides about it.
+                with suppress(Diverged):
+                    values.append([o.measure(candidate) for o in problem.objectives])
+                    ranked.append(architecture)
         evaluate.spend(len(proposals) * _ranking_passes(problem))
-        signs = np.array([-1.0 if n.maximise else 1.0 for n in names])
-        table = np.array([[v[n.name] for n in names] for v in values]) * signs
-        order = [proposals[i] for i in spread(table, self.candidates)]
+        signs = np.array([-1.0 if o.maximise else 1.0 for o in problem.objectives])
+        table = np.array(values).reshape(len(values), len(signs)) * signs
+        kept = np.flatnonzero(np.isfinite(table).all(axis=1))
+        order = [ranked[kept[i]] for i in spread(table[kept], self.candidates)]
         return list(dict.fromkeys([*must, *order]))[: self.candidates]
 
     @property

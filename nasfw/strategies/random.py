@@ -20,8 +20,8 @@ class RandomSearch(Strategy):
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         rng = np.random.default_rng(problem.seed)
-        drawn = distinct(problem.space, rng, self.trials)
-        for _ in evaluate.as_completed(Trial(a, problem.recipe) for a in drawn):
+        trials = [Trial(a, problem.recipe) for a in distinct(problem.space, rng, self.trials)]
+        for _ in evaluate.as_completed(trials):
             pass
 
     def workload(self, problem: Problem) -> Workload:

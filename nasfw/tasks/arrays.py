@@ -15,7 +15,7 @@ from torch import Tensor
 from nasfw.contracts import Task
 from nasfw.tasks.loading import ARRAYS, Data, given_arrays, load
 from nasfw.tasks.metrics import KINDS, METRICS, SUITABLE, Kind
-from nasfw.tasks.reading import Channels
+from nasfw.tasks.reading import Array, Channels
 from nasfw.tasks.targets import Code
 from nasfw.values import Recipe, Split, UsageError, digest
 
@@ -124,8 +124,8 @@ class ArraysTask(Task):
         Shuffled, a last batch of a single sample is left out: batch normalisation cannot use it.
         """
         data = self._data
-        for chosen in chunks(data.rows[split], batch_size, generator):
-            yield data.inputs(chosen), data.code.batch(data.y[chosen])
+        for rows in chunks(data.rows[split], batch_size, generator):
+            yield data.batch(rows)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """See ``Code.loss``."""
@@ -187,12 +187,12 @@ def default_recipe(samples: int, batch_size: int | None) -> Recipe:
     )
 
 
-def chunks(rows: Tensor, batch_size: int, generator: torch.Generator | None) -> Iterator[Tensor]:
+def chunks(rows: Array, batch_size: int, generator: torch.Generator | None) -> Iterator[Array]:
     """``rows`` in batches: in order, or shuffled and then without a last batch of a single sample."""
     if batch_size < 1:
         raise ValueError(f"a batch of {batch_size} samples is not possible")
     if generator is not None:
-        rows = rows[torch.randperm(len(rows), generator=generator)]
+        rows = rows[torch.randperm(len(rows), generator=generator).numpy()]
     for start in range(0, len(rows), batch_size):
         chosen = rows[start : start + batch_size]
         if generator is None or len(chosen) > 1 or len(rows) == 1 or batch_size == 1:
@@ -203,7 +203,7 @@ def check_choices(kind: str, metric: str, valid_fraction: float, batch_size: int
     """UsageError for names that do not exist or do not go together, and for numbers out of range."""
     for what, name, known in (("kind", kind, ("auto", *KINDS)), ("metric", metric, ("auto", *METRICS))):
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
+            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]!r}?" if close else "."
             raise UsageError(f"there is no {what} {name!r}{hint} Known: {', '.join(known)}")
     if kind != "auto" and metric not in ("auto", *SUITABLE[cast(Kind, kind)]):

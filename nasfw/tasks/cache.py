@@ -49,7 +49,7 @@ def cached(name: str, parameters: Iterable[object], make: Callable[[], dict[str,
 
 def _read(path: Path) -> dict[str, Array] | None:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except (ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, NotImplementedError) as problem:
         _warn(f"{path} is damaged and is made anew: {problem}")

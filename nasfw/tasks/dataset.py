@@ -15,9 +15,8 @@ from torch.utils.data import ConcatDataset, DataLoader
 from nasfw.contracts import Task
 from nasfw.tasks.arrays import RESOLVED, KindName, MetricName, check_choices, chunks, default_recipe
 from nasfw.tasks.kinds import class_numbers, classes_of, infer_kind, standard_form
-from nasfw.tasks.loading import standardised
 from nasfw.tasks.metrics import Kind
-from nasfw.tasks.reading import Array, Channels, Layout, as_array, check_finite, layout
+from nasfw.tasks.reading import Array, Channels, Layout, as_array, check_finite, layout, standardised
 from nasfw.tasks.splits import split, strata
 from nasfw.tasks.targets import Code, code, scale
 from nasfw.values import Recipe, Split, UsageError
@@ -83,10 +82,13 @@ class DatasetTask(Task):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs float32; targets class numbers or float32; no lone sample ends a shuffle."""
         facts = self._facts
-        plan = [rows.tolist() for rows in chunks(torch.from_numpy(facts.rows[split]), batch_size, generator)]
+        plan = [rows.tolist() for rows in chunks(facts.rows[split], batch_size, generator)]
         for x, y in _read(self._datasets[split], plan, self.workers, generator):
             check_finite(f"x of {split}", x)
-            yield self._inputs(x), facts.code.batch(facts.code.encode(self._targets(y, split)))
+            yield (
+                self._inputs(x),
+                facts.code.batch(torch.from_numpy(facts.code.encode(self._targets(y, split)))),
+            )
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """See ``Code.loss``."""
@@ -148,7 +150,7 @@ class DatasetTask(Task):
         if kind not in ("classification", "dense_classification", "dense_binary"):
             return None, ()
         train = self._datasets["train"]
-        plan = [rows.tolist() for rows in chunks(torch.arange(len(train)), 256, None)]
+        plan = [rows.tolist() for rows in chunks(np.arange(len(train)), 256, None)]
         parts = (
             standard_form("y of train", y, kind, reading.shape[1:])
             for _, y in _read(train, plan, self.workers)

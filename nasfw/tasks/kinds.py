@@ -98,7 +98,7 @@ def _unique(y: Array) -> Array:
 
 
 def _on(y: Array, positions: tuple[int, ...]) -> str | None:
-    """How ``y`` lies on ``positions``: "no channels", "channels first", "channels last" or None, not at all."""
+    """How ``y`` lies on ``positions``: "no channels", "channels first", "channels last"; else None."""
     if y.shape[1:] == positions:
         return "no channels"
     if y.shape[2:] == positions:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nasfw.tasks.kinds import class_numbers, classes_of, infer_kind, standard_form
-from nasfw.tasks.reading import Array, as_array, blocks, check_finite, layout, portions, read_npz
+from nasfw.tasks.reading import Array, as_array, check_finite, layout, portions, read_npz, standardised
 from nasfw.tasks.splits import split, strata
 from nasfw.tasks.targets import Code, code, scale
 from nasfw.values import UsageError
@@ -25,22 +25,27 @@ _LARGE = 2 << 30
 
 @dataclass(frozen=True)
 class Data:
-    """Arrays that are ready for training; ``rows`` are the samples of each split."""
+    """Arrays that are ready for training; ``rows`` are the samples of each split.
 
-    x: Tensor | Array
+    Inputs too large for a copy are standardised ``late``, batch by batch.
+    """
+
+    x: Array
+    late: bool
     mean: Array
     std: Array
-    y: Tensor
-    rows: dict[str, Tensor]
+    y: Array
+    rows: dict[str, Array]
     code: Code
     classes: tuple[Any, ...]
     description: str
 
-    def inputs(self, rows: Tensor) -> Tensor:
-        """Inputs of ``rows``, standardised now if they were too large to be so beforehand."""
-        if isinstance(self.x, Tensor):
-            return self.x[rows]
-        return torch.from_numpy(standardised(self.x[rows.numpy()], self.mean, self.std))
+    def batch(self, rows: Array) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of ``rows``."""
+        # Small gathers are many times faster in numpy than in torch when other processes share the cores.
+        x = self.x[rows]
+        x = standardised(x, self.mean, self.std) if self.late else x
+        return torch.from_numpy(x), self.code.batch(torch.from_numpy(self.y[rows]))
 
 
 def load(task: ArraysTask) -> Data:
@@ -75,12 +80,14 @@ def load(task: ArraysTask) -> Data:
         f"{task.file or 'arrays'}: x was read as {reading.words}, {channels}; {kind}{named} ({reason}), "
         f"measured by {target_code.metric}; samples: {counts}"
     )
+    late = x.size * 4 > _LARGE
     return Data(
-        x=prepared(x, mean, std) if x.size * 4 <= _LARGE else x,
+        x=x if late else standardised(x, mean, std),
+        late=late,
         mean=mean,
         std=std,
         y=target_code.encode(y),
-        rows={name: torch.from_numpy(chosen) for name, chosen in rows.items()},
+        rows=rows,
         code=target_code,
         classes=classes,
         description=description,
@@ -152,20 +159,3 @@ def joined(parts: dict[str, Array]) -> Array:
     """All parts in one array, without a copy if there is only one."""
     arrays = list(parts.values())
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def prepared(x: Array, mean: Array, std: Array) -> Tensor:
-    """All of ``x``, standardised, as one tensor."""
-    result = np.empty(x.shape, np.float32)
-    start = 0
-    for block in blocks(x):
-        result[start : start + len(block)] = standardised(block, mean, std)
-        start += len(block)
-    return torch.from_numpy(result)
-
-
-def standardised(x: Array, mean: Array, std: Array) -> Array:
-    """(x - mean) / std for each channel of [n, channels, ...], computed in double precision, as float32."""
-    column = (-1, *[1] * (x.ndim - 2))
-    result: Array = ((x.astype(np.float64) - mean.reshape(column)) / std.reshape(column)).astype(np.float32)
-    return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 
 from nasfw.values import UsageError
+
+log = logging.getLogger("nasfw")
 
 Array = np.ndarray[Any, Any]
 Channels = Literal["auto", "first", "last", "none"]
@@ -45,7 +48,7 @@ def read_npz(file: str) -> dict[str, Array]:
         raise UsageError(f"{file!r} is a folder; an .npz file is needed")
     try:
         _check_npz(path, file)
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: _entry(archive, key, file) for name, key in _matched(archive.files, file).items()}
     except zipfile.BadZipFile as problem:
         raise UsageError(f"{file!r} is damaged or cut short: {problem}") from problem
@@ -87,6 +90,8 @@ def _matched(found: list[str], file: str) -> dict[str, str]:
         raise UsageError(
             f"{file!r} lacks {' and '.join(missing)}. Found: {_listed(found)}; expected: {_EXPECTED}"
         )
+    if unused := [key for key in found if key not in keys.values()]:
+        log.info("%s also holds %s, which a task does not use", file, ", ".join(unused))
     return keys
 
 
@@ -94,20 +99,25 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "nothing"
 
 
-def _entry(archive: Mapping[str, Array], key: str, file: str) -> Array:
+def _entry(archive: Mapping[str, Any], key: str, file: str) -> Array:
     try:
-        return archive[key]
+        value = archive[key]
     except (zlib.error, EOFError) as problem:
         raise UsageError(f"{file!r} is damaged or cut short: {problem}") from problem
     except ValueError as problem:
         if "allow_pickle" in str(problem):
             raise UsageError(f"{key} in {file!r} holds pickled Python objects, not numbers") from problem
         raise UsageError(f"{key} in {file!r} cannot be read: {problem}") from problem
+    if not isinstance(value, np.ndarray):
+        raise UsageError(f"{key} in {file!r} is no array; np.savez makes files with {_EXPECTED}")
+    return value
 
 
 def as_array(name: str, value: Any, text: bool = False) -> Array:
     """``value`` (array, tensor, nested list) as an array of numbers, or of text where that is allowed."""
     if isinstance(value, torch.Tensor):
+        if value.layout != torch.strided:
+            raise UsageError(f"{name} is a sparse tensor; a dense one is needed")
         value = value.detach().cpu().resolve_conj().resolve_neg()
         # numpy has no bfloat16.
         value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
@@ -126,22 +136,34 @@ def as_array(name: str, value: Any, text: bool = False) -> Array:
     return array
 
 
-def blocks(array: Array, elements: int = 1 << 22) -> Iterator[Array]:
+def blocks(array: Array, elements: int = 1 << 18) -> Iterator[Array]:
     """Consecutive rows of ``array``, at most about ``elements`` numbers at a time, to bound memory."""
     rows = max(1, elements // max(1, array[0].size))
     for start in range(0, len(array), rows):
         yield array[start : start + rows]
 
 
-def portions(array: Array, rows: Array, elements: int = 1 << 22) -> Iterator[Array]:
+def portions(array: Array, rows: Array, elements: int = 1 << 18) -> Iterator[Array]:
     """``array[rows]``, at most about ``elements`` numbers at a time, to bound memory."""
     step = max(1, elements // array[0].size)
     for start in range(0, len(rows), step):
         yield array[rows[start : start + step]]
 
 
+def standardised(x: Array, mean: Array, std: Array) -> Array:
+    """(x - mean) / std for each channel of [n, channels, ...], computed in double precision, as float32."""
+    column = (-1, *[1] * (x.ndim - 2))
+    mean, std = np.reshape(mean, column), np.reshape(std, column)
+    result = np.empty(x.shape, np.float32)
+    start = 0
+    for block in blocks(x):
+        result[start : start + len(block)] = (block - mean) / std
+        start += len(block)
+    return result
+
+
 def check_finite(name: str, array: Array) -> None:
-    """UsageError that counts the entries that are NaN, infinite or too large for 32 bits, and names the first."""
+    """UsageError that counts entries that are NaN, infinite or too large for 32 bits, and names the first."""
     if array.dtype.kind != "f":
         return
     count, first, seen = 0, None, 0

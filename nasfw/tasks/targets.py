@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nasfw.tasks.metrics import METRICS, Kind, usual_metric
-from nasfw.tasks.reading import Array, blocks, portions
+from nasfw.tasks.reading import Array, portions, standardised
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,9 @@ class Code:
     positive_weight: Tensor
     norm: float
 
-    def encode(self, y: Array) -> Tensor:
+    def encode(self, y: Array) -> Array:
         """``y``, in standard form and with class numbers, in compact storage for ``batch``."""
-        if not self.kind.endswith("regression"):
-            return torch.from_numpy(np.ascontiguousarray(y))
-        encoded = torch.empty(y.shape, dtype=torch.float32)
-        start = 0
-        for block in blocks(y):
-            values = torch.from_numpy(np.ascontiguousarray(block, dtype=np.float64))
-            encoded[start : start + len(block)] = ((values - self.mean) / self.std).float()
-            start += len(block)
-        return encoded
+        return standardised(y, self.mean.numpy(), self.std.numpy()) if self.kind.endswith("regression") else y
 
     def batch(self, stored: Tensor) -> Tensor:
         """Class numbers as int64, everything else as float32."""
@@ -93,8 +85,8 @@ def code(kind: Kind, metric: str, y: Array, train: Array, classes: int, standard
         share, _ = moments(portions(y, train))
         weight = np.sqrt((1 - share) / np.maximum(share, 1e-9)).clip(1.0, 10.0)
     column = (-1, *[1] * (len(shape) - 1))
-    tensors = [torch.from_numpy(np.reshape(v, column)) for v in (mean, std, weight)]
-    return Code(kind, metric, shape, *tensors, norm)
+    mean_, std_, weight_ = (torch.from_numpy(np.reshape(v, column)) for v in (mean, std, weight))
+    return Code(kind, metric, shape, mean_, std_, weight_, norm)
 
 
 def moments(parts: Iterable[Array]) -> tuple[Array, Array]:

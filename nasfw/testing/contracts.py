@@ -186,7 +186,7 @@ class SpaceContract:
     def test_mixture_gets_a_gradient(self, space: SearchSpace, supernet: Supernet, task: Task) -> None:
         mixture = [torch.full((len(o),), 1 / len(o), requires_grad=True) for o in space.decisions.values()]
         output = supernet(self._input(task), mixture)
-        output.square().sum().backward()  # type: ignore[no-untyped-call]
+        output.square().sum().backward()
         assert all(m.grad is not None and torch.isfinite(m.grad).all() for m in mixture)
 
 
@@ -266,7 +266,8 @@ class ObjectiveContract:
         _is_plain_plugin(objective)
 
     def test_has_a_name_and_directions(self, objective: Objective) -> None:
-        assert objective.metric and objective.metric in objective.name
+        assert objective.metric
+        assert objective.metric in objective.name
         assert isinstance(objective.maximise, bool)
         assert isinstance(objective.trained, bool)
 

@@ -64,7 +64,7 @@ class ToyTask(Task):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         x, y = self._data(split)
         order = torch.arange(len(x)) if generator is None else torch.randperm(len(x), generator=generator)
-        for part in order.split(batch_size):
+        for part in torch.split(order, batch_size):
             yield x[part], y[part]
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:

@@ -1,0 +1,149 @@
+"""The folder of a run: which one, whether it may be used, and one process at a time in it."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from nasfw.config import Settings, Spec, dumps
+from nasfw.results import SETTINGS, SUMMARY, Summary
+from nasfw.text import loads
+from nasfw.values import UsageError
+
+log = logging.getLogger("nasfw")
+
+RUNS = Path("runs")
+RESULT = "result.json"
+
+
+def choose(settings: Settings, data: str) -> Path:
+    """The run's folder: the one asked for, an unfinished one of the same settings, or a new one."""
+    if settings.folder is not None:
+        folder = Path(settings.folder)
+    else:
+        unfinished = _unfinished(settings, data)
+        if unfinished is not None:
+            log.info("going on with the unfinished run in %s", unfinished)
+            return unfinished
+        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        spaces = "+".join(name_of(s) for s in settings.spaces)
+        name = f"{now}-{name_of(settings.task)}-{spaces}-{name_of(settings.strategy)}"
+        folder = RUNS / name
+        while folder.exists():
+            folder = folder.with_name(folder.name + "+")
+    return folder
+
+
+def _unfinished(settings: Settings, data: str) -> Path | None:
+    for path in sorted(RUNS.glob(f"*/{SETTINGS}"), reverse=True):
+        folder = path.parent
+        if folder.is_symlink() or (folder / RESULT).exists():
+            continue
+        try:
+            if not _differences(settings, data, folder) and not _busy(folder):
+                return folder
+        except UsageError:
+            continue
+    return None
+
+
+def check(settings: Settings, data: str) -> None:
+    """UsageError if the folder asked for holds another run or other things, or cannot be written."""
+    if settings.folder is None:
+        return
+    folder = Path(settings.folder)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"folder={folder} is a file; name a folder")
+    if (folder / SETTINGS).exists():
+        differences = _differences(settings, data, folder)
+        if differences:
+            raise UsageError(
+                f"folder={folder} holds another run ({'; '.join(differences)}); name another folder, or repeat "
+                "that run's command"
+            )
+    elif folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
+        raise UsageError(f"folder={folder} is not empty and holds no run; name another folder")
+    nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    probe = nearest / ".nasfw-probe"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as reason:
+        raise UsageError(f"folder={folder} cannot be written: {reason.strerror}") from None
+
+
+def _differences(settings: Settings, data: str, folder: Path) -> list[str]:
+    """What tells the run in ``folder`` from this one, in words; nothing if they are the same."""
+    try:
+        there = loads((folder / SETTINGS).read_text(), str(folder / SETTINGS))
+    except OSError as reason:
+        raise UsageError(f"{folder / SETTINGS} cannot be read: {reason}") from None
+    here = loads(dumps(settings.plain()), "these settings")
+    there, here = _flat(there), _flat(here)
+    found = [
+        f"{name} is {there.get(name)} there and {here.get(name)} here"
+        for name in dict.fromkeys([*there, *here])
+        if there.get(name) != here.get(name) and name != "folder"
+    ]
+    if not found and (folder / SUMMARY).exists():
+        data = Summary.read(folder).data
+        if data != data:
+            found = ["the task's data have changed"]
+    return found[:4]
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict) or not content:
+        return {prefix: content}
+    return {
+        name: value
+        for key, part in content.items()
+        for name, value in _flat(part, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        with lock:
+            yield
+    except Timeout:
+        raise UsageError(f"another process is running in {folder}") from None
+
+
+def _busy(folder: Path) -> bool:
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def write(path: Path, text: str) -> None:
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(text)
+    scratch.replace(path)
+
+
+def link(folder: Path) -> None:
+    if folder.parent.name != RUNS.name:
+        return
+    latest = folder.parent / "latest"
+    try:
+        latest.unlink(missing_ok=True)
+        latest.symlink_to(folder.name, target_is_directory=True)
+    except OSError as reason:
+        # Some systems keep links for administrators; the run does not need it.
+        log.info("runs/latest was not set: %s", reason)
+
+
+def name_of(spec: Any) -> str:
+    """The name of a plugin: as registered, or its class's where Python gave an object."""
+    return spec.name if isinstance(spec, Spec) else type(spec).__name__.lower()

@@ -1,0 +1,365 @@
+from __future__ import annotations
+
+import pickle
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nasfw.mixtures import gumbel_softmax, one_hot, uniform
+from nasfw.spaces.aggconv import AggConv
+from nasfw.spaces.backbones import tcn, wrn, wrn1d
+from nasfw.spaces.kernels import Convolution, Layout
+from nasfw.spaces.speed import Way, expected, fastest, smooth
+from nasfw.testing.contracts import SpaceContract
+from nasfw.values import UsageError
+
+
+class LeNet(nn.Module):
+    """A user's network: valid padding, an even kernel, a stride, groups, a part that is never used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 4, 5)
+        self.conv2 = nn.Conv2d(4, 8, 4, stride=2, padding=1, groups=2, bias=False)
+        self.wide = nn.Conv2d(8, 8, (1, 3))
+        self.squeeze = nn.Conv2d(8, 4, 1)
+        self.unused = nn.Conv2d(1, 1, 3)
+        self.head = nn.Conv2d(4, 3, 1)
+
+    def forward(self, x):
+        x = torch.tanh(self.conv1(x))
+        x = torch.tanh(self.wide(self.conv2(x)))
+        return self.head(torch.tanh(self.squeeze(x))).mean((2, 3))
+
+
+class Inner(nn.Module):
+    """Has a width, and reads values while it runs."""
+
+    def __init__(self, input_shape, output_shape, width=1) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(input_shape[0], 4 * width, 3, padding="same")
+        self.out = nn.Linear(4 * width, output_shape[0])
+
+    def forward(self, x):
+        scale = max(1.0, float(x.abs().max()))
+        return self.out(self.conv(x / scale).mean(2))
+
+
+class Odd(nn.Module):
+    """Convolutions that must be left alone, beside one that is searched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.searched = nn.Conv1d(1, 2, 3, padding=1)
+        self.twice = nn.Conv1d(2, 2, 3, padding=1)
+        self.again = self.twice
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 2, 3, padding=1))
+        self.shortcut = nn.Conv1d(2, 2, 3, padding=1)
+        self.blind = nn.Conv1d(2, 3, 1, padding=300, stride=999)
+
+    def forward(self, x):
+        x = self.again(self.twice(self.searched(x)))
+        return self.blind(self.shortcut(self.normed(x))).mean(2)
+
+
+class Pyramid(nn.Module):
+    """Calls one convolution on maps of two sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 3, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x).mean(2) + self.conv(x[..., ::3]).mean(2)
+
+
+def without_convolution():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+
+def wrong_output():
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
+
+
+def cannot_run():
+    return nn.Sequential(nn.Conv2d(7, 2, 3), nn.Flatten())
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    """Makes the networks of this file reachable as "own:name"."""
+    monkeypatch.setitem(sys.modules, "own", sys.modules[__name__])
+
+
+def outputs_equal(space, architecture, supernet):
+    """The one-hot mixture and the standalone network with its weights, on the same input."""
+    x = torch.randn(2, *space.task.input_shape)
+    model = space.build(architecture)
+    model.load_state_dict(supernet.weights(architecture))
+    with torch.no_grad():
+        alone = model.eval()(x)
+        mixed = supernet.eval()(x, one_hot(space.decisions, architecture))
+    torch.testing.assert_close(mixed, alone, rtol=1e-5, atol=1e-5)
+
+
+SPACES = [
+    ("wrn", (1, 8, 8), (3,)),
+    ("wrn", (2, 5, 7), (2, 5, 7)),
+    ("wrn", (1, 1, 1), (3,)),
+    ("wrn", (1, 3, 3), (3,)),
+    ("wrn1d", (2, 33), (3,)),
+    ("wrn1d", (1, 5), (2, 5)),
+    ("tcn", (2, 16), (3,)),
+    ("own:LeNet", (1, 12, 10), (3,)),
+    ("own:Inner", (2, 9), (3,)),
+    ("own:Odd", (1, 9), (3,)),
+    ("own:Pyramid", (1, 20), (3,)),
+]
+
+
+@pytest.mark.parametrize(("backbone", "inputs", "outputs"), SPACES)
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_one_hot_mixture_is_the_standalone_network(task, backbone, inputs, outputs, depthwise):
+    """T1 and T13, for the plain backbone and for random architectures, with trained statistics."""
+    space = AggConv(task(inputs, outputs), backbone=backbone, depthwise=depthwise)
+    supernet = space.supernet()
+    if min(inputs[1:]) > 1:
+        supernet(torch.randn(8, *inputs), uniform(space.decisions))
+    rng = np.random.default_rng(0)
+    for architecture in [space.default, *(space.sample(rng) for _ in range(3))]:
+        outputs_equal(space, architecture, supernet)
+
+
+@pytest.mark.parametrize("mode", ["results", "weights", "fourier", "auto"])
+def test_modes_agree_on_the_whole_network(task, mode):
+    space = AggConv(task((1, 6, 6), (3,)), mode=mode)
+    reference = replace(space, mode="results").supernet().eval()
+    supernet = space.supernet().eval()
+    supernet.load_state_dict(reference.state_dict())
+    x, mixture = torch.randn(2, 1, 6, 6), gumbel_softmax([torch.zeros(16)] * 13)
+    torch.testing.assert_close(supernet(x, mixture), reference(x, mixture), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("factory", "name", "inputs"), [(wrn, "wrn", (1, 8, 8)), (wrn1d, "wrn1d", (1, 8)), (tcn, "tcn", (1, 8))]
+)
+def test_default_is_the_plain_backbone(task, factory, name, inputs):
+    space = AggConv(task(inputs, (3,)), backbone=name)
+    torch.manual_seed(1)
+    built = space.build(space.default).eval()
+    torch.manual_seed(1)
+    plain = factory(inputs, (3,)).eval()
+    assert list(built.state_dict()) == list(plain.state_dict())
+    x = torch.randn(2, *inputs)
+    assert torch.equal(built(x), plain(x))
+
+
+def test_decisions_of_wrn_are_the_papers(task):
+    decisions = AggConv(task((1, 8, 8), (3,))).decisions
+    assert list(decisions)[:3] == ["stem", "blocks.0.conv1", "blocks.0.conv2"]
+    assert len(decisions) == 13
+    assert list(decisions["stem"]) == [f"k{k}d{d}" for k in (3, 5, 7, 9) for d in (1, 3, 7, 15)]
+
+
+def test_decisions_of_wrn1d_hold_the_own_kernel_too(task):
+    decisions = AggConv(task((1, 64), (3,))).decisions
+    assert len(decisions) == 9
+    paper = [f"k{k}d{d}" for k in (3, 7, 11, 15, 19) for d in (1, 3, 7, 15)]
+    assert list(decisions["blocks.0.conv1"]) == paper
+    assert list(decisions["blocks.0.conv2"]) == [*paper, "k5d1"]
+
+
+def test_kernel_sizes_and_dilations_are_taken_once_each(task):
+    space = AggConv(task((1, 8, 8), (3,)), kernel_sizes=(1, 3, 3), dilations=(2, 1, 2))
+    assert list(space.decisions["stem"]) == ["k1d1", "k3d2", "k3d1"]
+
+
+def test_baby_preset(task):
+    space = AggConv(task((1, 8, 8), (3,)), preset="baby")
+    assert list(space.decisions["stem"]) == ["k3d1", "k3d2", "k5d1", "k5d2"]
+
+
+def test_searched_are_ordinary_convolutions_that_are_used(task):
+    space = AggConv(task((1, 12, 10), (3,)), backbone="own:LeNet")
+    assert list(space.decisions) == ["conv1", "conv2", "squeeze"]
+    assert space.default == ("k5d1", "k4d1", "k1d1")
+
+
+def test_convolutions_that_cannot_be_replaced_are_left_alone(task):
+    assert list(AggConv(task((1, 9), (3,)), backbone="own:Odd").decisions) == ["searched"]
+
+
+def test_built_convolutions_have_the_chosen_kernels_and_the_outputs_shape(task):
+    space = AggConv(task((1, 40, 40), (3,)), kernel_sizes=(3, 9), dilations=(1, 2))
+    model = space.build(("k9d2",) * 13)
+    assert model.stem.kernel_size == (9, 9)
+    assert model.stem.dilation == (2, 2)
+    assert model.blocks[2].conv2.stride == (2, 2)
+    assert model(torch.randn(2, 1, 40, 40)).shape == (2, 3)
+
+
+def test_taps_that_only_meet_padding_are_not_built(task):
+    """On 8 x 8 pixels a 9 x 9 kernel of dilation 15 has one tap that ever meets a pixel."""
+    space = AggConv(task((1, 8, 8), (3,)))
+    assert space.build(("k9d15",) * 13).stem.kernel_size == (1, 1)
+    assert space.build(("k9d3",) * 13).stem.kernel_size == (5, 5)
+
+
+def test_enlarged_is_wider_with_the_same_decisions(task):
+    space = AggConv(task((1, 8, 8), (3,)), final_width=2)
+    large = space.enlarged()
+    assert large.decisions == space.decisions
+    assert large.build(large.default).stem.out_channels == 16
+    assert large.build(large.default).blocks[0].conv1.out_channels == 32
+    assert large.enlarged() == large
+
+
+def test_backbone_without_width_is_not_enlarged(task):
+    space = AggConv(task((1, 8), (3,)))
+    assert space.enlarged() is space
+
+
+def test_width_of_a_users_backbone_is_enlarged(task):
+    space = AggConv(task((2, 9), (3,)), backbone="own:Inner")
+    assert space.enlarged().build(space.default).conv.out_channels == 16
+
+
+def test_looking_at_the_decisions_leaves_the_random_stream_alone(task):
+    torch.manual_seed(5)
+    expected_draw = torch.rand(3)
+    torch.manual_seed(5)
+    assert AggConv(task()).decisions
+    assert torch.equal(torch.rand(3), expected_draw)
+
+
+def test_depthwise_supernet_is_smaller_and_its_networks_are_dense(task):
+    space = AggConv(task((1, 8, 8), (3,)), depthwise=True)
+    small, large = space.supernet(), replace(space, depthwise=False).supernet()
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in large.parameters()) / 4
+    assert space.build(space.default).blocks[0].conv1.groups == 1
+
+
+def test_mixture_gets_gradients_and_is_forgotten(task):
+    space = AggConv(task((1, 8, 8), (3,)), preset="baby")
+    supernet = space.supernet()
+    logits = [torch.zeros(4, requires_grad=True) for _ in space.decisions]
+    supernet(torch.randn(4, 1, 8, 8), gumbel_softmax(logits)).square().sum().backward()
+    assert all(a.grad is not None and a.grad.abs().sum() > 0 for a in logits)
+    assert all(layer.mixture is None for layer in supernet.layers)
+
+
+def test_weights_are_copies(task):
+    space = AggConv(task((1, 4, 4), (3,)), preset="baby")
+    supernet = space.supernet()
+    kept = supernet.weights(space.default)
+    before = {k: v.clone() for k, v in kept.items()}
+    with torch.no_grad():
+        for p in supernet.parameters():
+            p.add_(1)
+    assert all(torch.equal(kept[k], before[k]) for k in before)
+
+
+def test_space_survives_pickling(task):
+    space = AggConv(task((1, 8, 8), (3,)), preset="baby")
+    assert space.decisions
+    copy = pickle.loads(pickle.dumps(space))
+    assert copy == space
+    assert copy.decisions == space.decisions
+
+
+@pytest.mark.parametrize("architecture", [("k3d1",) * 12, ("k3d1",) * 14, ("k4d1",) * 13, ("skip",) * 13])
+def test_architecture_of_another_space_is_refused(task, architecture):
+    space = AggConv(task((1, 8, 8), (3,)))
+    with pytest.raises(ValueError):  # noqa: PT011 - the message is the sequence's own
+        space.build(architecture)
+    with pytest.raises(ValueError):  # noqa: PT011
+        space.supernet().weights(architecture)
+
+
+@pytest.mark.parametrize("mixture", [[], [torch.ones(4)] * 12, [torch.ones(3)] * 13])
+def test_mixture_of_another_space_is_refused(task, mixture):
+    supernet = AggConv(task((1, 8, 8), (3,)), preset="baby").supernet()
+    with pytest.raises(ValueError, match="one vector for each decision"):
+        supernet(torch.zeros(1, 1, 8, 8), mixture)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kernel_sizes": (0,)}, "zero or even kernel size is not possible: 0"),
+        ({"kernel_sizes": (3, 4)}, "zero or even kernel size is not possible: 4"),
+        ({"kernel_sizes": (-3,)}, "not possible: -3"),
+        ({"kernel_sizes": ()}, "at least one number"),
+        ({"dilations": (0,)}, "dilation below 1 is not possible: 0"),
+        ({"width": 0}, "width 0"),
+        ({"final_width": 0}, "final_width 0"),
+        ({"channels": 0}, "channels 0"),
+    ],
+)
+def test_impossible_settings_are_refused_at_once(task, settings, message):
+    with pytest.raises(UsageError, match=message):
+        AggConv(task(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "inputs", "message"),
+    [
+        ({"backbone": "wnr"}, (1, 8, 8), "did you mean 'wrn'"),
+        ({"backbone": "wrn1d"}, (1, 8, 8), "is for series"),
+        ({}, (1, 2, 3, 4), "no built-in backbone"),
+        ({}, (5,), "no built-in backbone"),
+        ({"width": 2}, (1, 8), "has no parameter width"),
+        ({"channels": 2}, (1, 8, 8), "has no parameter channels"),
+        ({"backbone": "own:without_convolution"}, (1, 8, 8), "no convolution to search"),
+        ({"backbone": "own:wrong_output"}, (1, 8, 8), r"gives an output of shape \(72,\)"),
+        ({"backbone": "own:cannot_run"}, (1, 8, 8), "cannot process an input of shape"),
+    ],
+)
+def test_backbones_that_do_not_fit_are_explained(task, settings, inputs, message):
+    with pytest.raises(UsageError, match=message):
+        _ = AggConv(task(inputs, (3,)), **settings).decisions
+
+
+def test_smooth_lengths():
+    """The first even 5-smooth numbers, by factorising."""
+    assert [smooth(n) for n in (1, 3, 7, 11, 13, 21, 62, 92, 127)] == [2, 4, 8, 12, 16, 24, 64, 96, 128]
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+@pytest.mark.parametrize("size", [(4, 4), (8, 8), (32, 32)])
+def test_choice_is_the_expected_fastest_and_never_changes(batch, size):
+    kernels = ((3, 1), (9, 15))
+    layout = Layout(Convolution(2, 16, 16, (3, 1), 1, (1, 1)), kernels, (size,))
+    way = fastest(layout, "auto", batch, size)
+    assert all(expected(layout, way, batch, size) <= expected(layout, w, batch, size) for w in Way)
+    assert fastest(layout, "auto", batch, size) is way
+
+
+def test_cost_is_more_than_one_step_and_less_for_depthwise(task):
+    space = AggConv(task((1, 8, 8), (3,)))
+    assert space.supernet().cost > 1
+    assert replace(space, depthwise=True).supernet().cost < space.supernet().cost
+
+
+class TestAggConvForMaps(SpaceContract):
+    @pytest.fixture
+    def task(self, task):
+        return task((1, 6, 6), (3,))
+
+    @pytest.fixture
+    def space(self, task):
+        return AggConv(task, preset="baby")
+
+
+class TestAggConvForSeries(SpaceContract):
+    @pytest.fixture
+    def task(self, task):
+        return task((2, 16), (3,))
+
+    @pytest.fixture
+    def space(self, task):
+        return AggConv(task)

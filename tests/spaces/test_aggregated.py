@@ -1,0 +1,280 @@
+"""The identities of the aggregated convolution, against ordinary convolutions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nasfw.spaces.aggregated import (
+    AggregatedConv,
+    block_diagonal,
+    fourier,
+    fourier_matrix,
+    mixed_results,
+    mixed_weights,
+)
+from nasfw.spaces.kernels import Convolution, Layout, convolution_of, offsets, standalone
+
+WAYS = [mixed_results, mixed_weights, fourier_matrix, fourier]
+KERNELS = [(3, 1), (3, 3), (5, 1), (5, 2), (5, 15), (9, 1), (9, 7)]
+
+# The searched convolution and the map it meets.
+CASES = [
+    (nn.Conv2d(2, 3, 3, padding=1), (8, 8)),
+    (nn.Conv2d(2, 3, 3, padding=1, stride=2), (8, 8)),
+    (nn.Conv2d(2, 3, 3, padding=1, stride=2), (7, 9)),
+    (nn.Conv2d(2, 3, 3, padding=1, stride=3, bias=False), (10, 5)),
+    (nn.Conv2d(2, 3, 5), (9, 7)),
+    (nn.Conv2d(2, 3, 5), (5, 5)),
+    (nn.Conv2d(4, 6, 3, padding="same", dilation=2, groups=2), (6, 6)),
+    (nn.Conv2d(4, 4, 3, padding=1, groups=4), (6, 5)),
+    (nn.Conv2d(2, 3, 4, padding=1, stride=2), (8, 8)),
+    (nn.Conv2d(2, 3, 2, stride=2), (6, 6)),
+    (nn.Conv2d(2, 3, 1), (4, 4)),
+    (nn.Conv2d(2, 3, 3, padding=4), (3, 3)),
+    (nn.Conv2d(2, 3, 3, padding=1), (1, 1)),
+    (nn.Conv2d(2, 3, 3, padding=1, stride=2), (2, 3)),
+    (nn.Conv1d(2, 3, 3, padding=1), (12,)),
+    (nn.Conv1d(2, 3, 7, padding=3, stride=2), (13,)),
+    (nn.Conv1d(2, 3, 5, stride=3), (17,)),
+    (nn.Conv1d(2, 3, 8, padding=3), (9,)),
+    (nn.Conv1d(2, 3, 3, padding=1), (1,)),
+    (nn.Conv1d(2, 3, 3, padding=1), (2,)),
+    (nn.Conv1d(2, 3, 3, padding=1), (5,)),
+]
+
+
+def describe(module: nn.Module) -> Convolution:
+    convolution = convolution_of(module)
+    assert convolution is not None
+    return convolution
+
+
+def layout_of(module: nn.Module, size: tuple[int, ...]) -> Layout:
+    convolution = describe(module)
+    return Layout(convolution, tuple(dict.fromkeys([*KERNELS, convolution.own])), (size,))
+
+
+def drawn(
+    layout: Layout, batch: int = 2, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    """An input, taps and mixture weights."""
+    c = layout.convolution
+    shape = (len(layout.taps), c.outputs, c.inputs // c.groups)
+    return (
+        torch.randn(batch, c.inputs, *layout.sizes[0], dtype=dtype, requires_grad=True),
+        torch.randn(shape, dtype=dtype, requires_grad=True),
+        torch.rand(len(layout.kernels), dtype=dtype, requires_grad=True),
+    )
+
+
+def by_definition(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor) -> Tensor:
+    """Every output as the sum over its taps, each read where the module's docstring says."""
+    c, size = layout.convolution, x.shape[2:]
+    margin = 300
+    padded = F.pad(x, (margin, margin) * c.dims)
+    y = 0
+    for row, tap in enumerate(layout.taps):
+        option = next(i for i, b in enumerate(layout.blocks) if b.rows.start <= row < b.rows.stop)
+        read = padded
+        for axis, (n, offset) in enumerate(zip(size, tap, strict=True), 2):
+            places = torch.arange(c.positions(n)) * c.stride + c.shift + offset + margin
+            read = read.index_select(axis, places)
+        channels = block_diagonal(weight[row].unsqueeze(-1), c.groups).squeeze(-1)
+        y = y + mixture[option] * torch.einsum("bi...,oi->bo...", read, channels)
+    return y
+
+
+@pytest.mark.parametrize(("module", "size"), CASES)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_is_the_definition(module, size, way):
+    layout = layout_of(module, size)
+    x, weight, mixture = drawn(layout)
+    expected = by_definition(layout, x, weight, mixture)
+    torch.testing.assert_close(way(layout, x, weight, mixture), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("module", "size"), CASES)
+@pytest.mark.parametrize("way", WAYS)
+def test_one_hot_mixture_is_the_standalone_convolution(module, size, way):
+    layout = layout_of(module, size)
+    x, weight, _ = drawn(layout)
+    layer = AggregatedConv(layout).double()
+    layer.load_state_dict({**layer.state_dict(), "weight": weight.detach()})
+    for i, kernel in enumerate(layout.kernels):
+        plain = module if kernel == layout.convolution.own else standalone(layout, i)
+        conv = plain[1] if isinstance(plain, nn.Sequential) else plain
+        padding = "same" if module.padding == "same" and plain is module else conv.padding
+        with torch.no_grad():
+            whole = F.conv1d if layout.convolution.dims == 1 else F.conv2d
+            inputs = plain[0](x) if isinstance(plain, nn.Sequential) else x
+            expected = whole(inputs, layer.kernel(i), None, conv.stride, padding, conv.dilation, conv.groups)
+        mixture = torch.eye(len(layout.kernels), dtype=x.dtype)[i]
+        torch.testing.assert_close(way(layout, x, weight, mixture), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize(("module", "size"), CASES)
+def test_ways_agree_in_value_and_gradient(module, size, dtype, tolerance):
+    """T2 and T8: relative to the largest entry, since single precision rounds sums of hundreds of terms."""
+    layout = layout_of(module, size)
+    variables = drawn(layout, 2, dtype)
+    results = []
+    for way in WAYS:
+        y = way(layout, *variables)
+        direction = torch.linspace(-1, 1, y.numel(), dtype=dtype).view_as(y)
+        results.append([y, *torch.autograd.grad(y, variables, direction)])
+    for others in results[1:]:
+        for value, other in zip(results[0], others, strict=True):
+            scale = value.abs().max().clamp_min(1)
+            assert (value - other).abs().max() <= tolerance * scale
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_first_and_second_derivatives_are_those_of_finite_differences(way, groups):
+    layout = Layout(Convolution(1, 2, 2, (3, 1), 2, (1, 1), groups), ((3, 1), (3, 2)), ((4,),))
+    variables = drawn(layout, 1)
+    assert torch.autograd.gradcheck(lambda *v: way(layout, *v), variables)
+    assert torch.autograd.gradgradcheck(lambda *v: way(layout, *v), variables)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_linear_in_mixture_and_in_weights(way):
+    """T3."""
+    layout = layout_of(*CASES[0])
+    x, w, p = (v.detach() for v in drawn(layout))
+    v, q = torch.randn_like(w), torch.rand_like(p)
+    left = way(layout, x, w + 2 * v, p)
+    torch.testing.assert_close(left, way(layout, x, w, p) + 2 * way(layout, x, v, p))
+    left = way(layout, x, w, p + 3 * q)
+    torch.testing.assert_close(left, way(layout, x, w, p) + 3 * way(layout, x, w, q))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_batch_of_one(way):
+    layout = layout_of(*CASES[1])
+    x, weight, mixture = drawn(layout, 3)
+    alone = way(layout, x[:1], weight, mixture)
+    torch.testing.assert_close(alone, way(layout, x, weight, mixture)[:1], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_delta_kernel_returns_the_input(way):
+    layout = Layout(Convolution(2, 1, 1, (5, 1), 1, (2, 2)), ((5, 1), (9, 3)), ((6, 7),))
+    x, weight, _ = drawn(layout)
+    delta = torch.zeros_like(weight)
+    delta[[row for row, tap in enumerate(layout.taps) if tap == (0, 0)]] = 1
+    mixture = torch.tensor([0.25, 0.75], dtype=x.dtype)
+    torch.testing.assert_close(way(layout, x, delta, mixture), x, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_shift_equivariant_away_from_the_border(way):
+    """T7."""
+    layout = Layout(Convolution(1, 1, 1, (3, 1), 1, (1, 1)), ((3, 1), (3, 4)), ((20,),))
+    _, weight, mixture = drawn(layout)
+    x = torch.zeros(1, 1, 20, dtype=torch.float64)
+    x[..., 8:11] = torch.randn(3, dtype=x.dtype)
+    moved = way(layout, x.roll(2, -1), weight, mixture)
+    torch.testing.assert_close(moved, way(layout, x, weight, mixture).roll(2, -1), rtol=1e-10, atol=1e-10)
+
+
+def test_taps_out_of_reach_are_left_out_without_loss():
+    """T5: n = 4 leaves offsets -3..3, one tap of (3, 15) and three of (3, 3)."""
+    layout = Layout(Convolution(1, 1, 1, (3, 1), 1, (1, 1)), ((3, 1), (3, 3), (3, 15)), ((4,),))
+    assert layout.taps == ((-1,), (0,), (1,), (-3,), (0,), (3,), (0,))
+    x, w = torch.randn(1, 1, 4), torch.randn(1, 1, 3)
+    whole = F.conv1d(x, w, padding=15, dilation=15)
+    torch.testing.assert_close(whole, w[0, 0, 1] * x)
+
+
+@pytest.mark.parametrize(("n", "half"), [(8, 60), (32, 60), (100, 60), (5, 1)])
+def test_transform_length_is_the_map_and_what_reaches_it(n, half):
+    """T4: N = n + min(R, n - 1) for a convolution that keeps the size."""
+    layout = Layout(Convolution(1, 1, 1, (3, 1), 1, (1, 1)), ((3, 1), (2 * half + 1, 1)), ((n,),))
+    assert layout.transform((n,)) == (n + min(half, n - 1),)
+
+
+def test_dilated_kernel_is_the_plain_one_with_zeros_inserted():
+    """T6: Kronecker product with a unit impulse, trailing zeros cut."""
+    w = torch.randn(5, dtype=torch.float64)
+    inserted = torch.kron(w, torch.eye(3, dtype=w.dtype)[0])[: 3 * 4 + 1]
+    x = torch.randn(1, 1, 9, dtype=w.dtype)
+    dilated = F.conv1d(x, w.view(1, 1, -1), padding=6, dilation=3)
+    torch.testing.assert_close(F.conv1d(x, inserted.view(1, 1, -1), padding=6), dilated)
+    assert offsets((5, 3)) == [-6, -3, 0, 3, 6]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_depthwise_is_block_diagonal_dense(way):
+    """T10."""
+    narrow = Layout(Convolution(2, 4, 4, (3, 1), 1, (1, 1), 4), ((3, 1), (5, 3)), ((6, 5),))
+    dense = Layout(Convolution(2, 4, 4, (3, 1), 1, (1, 1)), ((3, 1), (5, 3)), ((6, 5),))
+    x, weight, mixture = drawn(narrow)
+    whole = torch.diag_embed(weight.squeeze(2))
+    expected = way(dense, x, whole, mixture)
+    torch.testing.assert_close(way(narrow, x, weight, mixture), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_block_diagonal_kernel_convolves_as_groups_do():
+    x, w = torch.randn(1, 6, 7, dtype=torch.float64), torch.randn(12, 1, 3, dtype=torch.float64)
+    expected = F.conv1d(x, w, groups=6)
+    for target in (1, 2, 3, 6):
+        torch.testing.assert_close(F.conv1d(x, block_diagonal(w, 6, target), groups=target), expected)
+
+
+def test_several_map_sizes_share_the_taps():
+    """A layer that is called with two sizes gives, on each, what a layer for that size alone gives."""
+    c = Convolution(2, 1, 1, (3, 1), 1, (1, 1))
+    both = Layout(c, ((3, 1), (5, 2)), ((3, 6), (6, 2)))
+    _, weight, mixture = drawn(both)
+    for size in both.sizes:
+        x = torch.randn(1, 1, *size, dtype=weight.dtype)
+        expected = by_definition(both, x, weight, mixture)
+        for way in WAYS:
+            torch.testing.assert_close(way(both, x, weight, mixture), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv2d(1, 1, (3, 5)),
+        nn.Conv2d(1, 1, 3, stride=(1, 2)),
+        nn.Conv2d(1, 1, 3, padding=(0, 1)),
+        nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"),
+        nn.ConvTranspose2d(1, 1, 3),
+        nn.Conv3d(1, 1, 3),
+        nn.Linear(1, 1),
+    ],
+)
+def test_other_modules_are_no_searchable_convolutions(module):
+    assert convolution_of(module) is None
+
+
+def test_layer_without_mixture_says_so():
+    layer = AggregatedConv(layout_of(*CASES[0]))
+    with pytest.raises(RuntimeError, match="mixture"):
+        layer(torch.zeros(1, 2, 8, 8))
+
+
+@pytest.mark.parametrize("mode", ["auto", "results", "weights", "fourier"])
+def test_modes_of_the_layer_add_the_bias(mode):
+    layout = layout_of(nn.Conv2d(1, 2, 3, padding=1), (4, 4))
+    layer = AggregatedConv(layout, mode)
+    layer.mixture = torch.zeros(len(layout.kernels))
+    nn.init.normal_(layer.bias)
+    y = layer(torch.randn(1, 1, 4, 4))
+    torch.testing.assert_close(y, layer.bias.view(1, 2, 1, 1).expand_as(y))
+
+
+def test_rows_are_the_taps_of_all_kernels_on_a_large_map():
+    """|D| sum k^2 = 656 taps for the paper's kernels in two dimensions."""
+    kernels = tuple((k, d) for k in (3, 5, 7, 9) for d in (1, 3, 7, 15))
+    layout = Layout(Convolution(2, 1, 1, (3, 1), 1, (1, 1)), kernels, ((100, 100),))
+    assert len(layout.taps) == 656
+    assert math.prod(layout.extent) == 121**2

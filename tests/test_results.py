@@ -1,0 +1,177 @@
+"""A run's outcome is recomputed from its folder."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from nasfw import results
+from nasfw.records import Records
+from nasfw.results import RANDOM, RECORDS, SPENT, SUMMARY, Summary, read
+from nasfw.values import Measure, Recipe, Record, UsageError
+
+MEASURES = (Measure("accuracy", maximise=True, trained=True), Measure("size", "B"))
+PLAIN = {"conv": "plain"}
+SUMMARY_OF_RUN = Summary("digits", "dash", "a cpu", MEASURES, {"s": PLAIN}, (0, 1, 2), 3, True, "abc")
+SHORT, LONG = Recipe(epochs=2, fraction=0.5, lr=0.3), Recipe(epochs=9, lr=0.3)
+
+
+def searched(name, accuracy, size, recipe=SHORT, **more):
+    values = {"accuracy": accuracy, "size": size}
+    return Record(f"v-{name}", "search", "s", {"conv": name}, recipe, False, values, 1.0, **more)
+
+
+def final(name, accuracy, size, seed=0, recipe=LONG, error=None):
+    values = {} if error else {"accuracy": accuracy, "size": size}
+    recipe = replace(recipe, seed=seed)
+    return Record(f"t-{name}-{seed}", "final", "s", {"conv": name}, recipe, False, values, 2.0, error)
+
+
+def folder_of(path, *records, random=()):
+    SUMMARY_OF_RUN.write(path)
+    for place, content in ((path, records), (path / RANDOM, random)):
+        place.mkdir(exist_ok=True)
+        with Records(place / RECORDS, write=True) as store:
+            for record in content:
+                store.append(record)
+    return path
+
+
+FOUND = (searched("good", 0.9, 20.0), searched("small", 0.7, 5.0), searched("bad", 0.6, 30.0))
+
+
+def test_the_summary_is_read_as_written(tmp_path):
+    SUMMARY_OF_RUN.write(tmp_path)
+    assert Summary.read(tmp_path) == SUMMARY_OF_RUN
+    assert [p.name for p in tmp_path.iterdir()] == [SUMMARY]
+
+
+def test_a_folder_without_a_run_is_said_to_be_one(tmp_path):
+    with pytest.raises(UsageError, match=r"holds no run: it has no problem\.json"):
+        read(tmp_path)
+    (tmp_path / SUMMARY).write_text('{"task": ')
+    with pytest.raises(UsageError, match=r"problem\.json is damaged"):
+        read(tmp_path)
+
+
+def test_without_final_trainings_the_front_is_that_of_the_search(tmp_path):
+    outcome = read(folder_of(tmp_path, *FOUND, replace(FOUND[2], key="x", values={}, error="no")))
+    assert outcome.phase == "search"
+    assert [n.choices["conv"] for n in outcome.front] == ["good", "small"]
+    assert outcome.pick == outcome.front[0]
+    assert outcome.plain is outcome.random is None
+    assert (outcome.trials, outcome.failed) == (4, 1)
+    assert outcome.against(outcome.plain) is None
+
+
+def test_an_empty_run_has_no_pick(tmp_path):
+    outcome = read(folder_of(tmp_path))
+    assert outcome.front == []
+    assert outcome.pick is None
+    assert outcome.hypervolume == 0.0
+    json.dumps(outcome.plain_data(), allow_nan=False)
+
+
+def test_a_run_whose_front_is_trained_in_part_shows_the_search(tmp_path):
+    assert read(folder_of(tmp_path, *FOUND, final("good", 0.95, 80.0))).phase == "search"
+
+
+def trained():
+    good = [final("good", a, 80.0, s) for s, a in enumerate((0.90, 0.97, 0.94))]
+    small = [final("small", a, 20.0, s) for s, a in enumerate((0.80, 0.70, 0.75))]
+    plain = [final("plain", a, 40.0, s) for s, a in enumerate((0.90, 0.90, 0.93))]
+    return [*good, *small, *plain]
+
+
+def test_final_values_are_medians_over_the_seeds(tmp_path):
+    outcome = read(folder_of(tmp_path, *FOUND, *trained()))
+    assert outcome.phase == "final"
+    good, small = outcome.front
+    assert good.median == {"accuracy": 0.94, "size": 80.0}
+    assert small.median == {"accuracy": 0.75, "size": 20.0}
+    assert good.seeds == (0, 1, 2)
+    assert good.values["accuracy"] == (0.90, 0.97, 0.94)
+    assert good.validation == {"accuracy": 0.9, "size": 20.0}
+    assert outcome.pick == good
+    assert outcome.plain.median == {"accuracy": 0.90, "size": 40.0}
+
+
+def test_the_pick_is_compared_over_the_same_seeds(tmp_path):
+    outcome = read(folder_of(tmp_path, *FOUND, *trained()[:-1]))
+    comparison = outcome.against(outcome.plain)
+    assert outcome.plain.seeds == (0, 1)
+    assert comparison == results.evaluation.compare([0.90, 0.97], [0.90, 0.90], True)
+
+
+def test_hypervolume_is_that_of_the_shown_networks(tmp_path):
+    """Costs (-0.94, 80), (-0.75, 20), and the plain (-0.90, 40); reference at 1.1 ranges from the best."""
+    outcome = read(folder_of(tmp_path, *FOUND, *trained()))
+    a, b = 0.94 - 1.1 * 0.19, 80 - 0 + 0.1 * 60
+    assert outcome.reference == pytest.approx([a, b], abs=1e-12)
+    area = (0.94 - a) * (b - 80) + (0.75 - a) * (80 - 20)
+    assert outcome.hypervolume == pytest.approx(area, abs=1e-12)
+
+
+def test_a_final_training_that_fails_does_not_hide_the_others(tmp_path):
+    failed = [final("good", 0, 0, s, error="out of memory") for s in range(3)]
+    outcome = read(folder_of(tmp_path, *FOUND, *failed, *trained()[3:]))
+    assert outcome.phase == "final"
+    assert [n.choices["conv"] for n in outcome.front] == ["small"]
+    assert outcome.pick.choices["conv"] == "small"
+    assert outcome.failed == 3
+
+
+def test_a_seed_that_fails_is_left_out_of_its_network(tmp_path):
+    records = trained()
+    records[1] = final("good", 0, 0, 1, error="out of memory")
+    good = read(folder_of(tmp_path, *FOUND, *records)).front[0]
+    assert good.seeds == (0, 2)
+    assert good.values["accuracy"] == (0.90, 0.94)
+
+
+def test_a_final_training_belongs_to_the_search_by_its_recipe(tmp_path):
+    """Length and seed may differ, the learning rate not."""
+    other = [replace(r, recipe=replace(r.recipe, lr=0.1)) for r in trained()]
+    assert read(folder_of(tmp_path, *FOUND, *other)).phase == "search"
+
+
+def test_the_best_of_random_search_is_beside_the_front(tmp_path):
+    lucky = [searched("lucky", 0.8, 9.0, LONG), searched("other", 0.5, 1.0, LONG), final("lucky", 0.85, 36.0)]
+    outcome = read(folder_of(tmp_path, *FOUND, *trained(), random=lucky))
+    assert outcome.random.choices["conv"] == "lucky"
+    assert outcome.random.median["accuracy"] == 0.85
+    assert outcome.random_trials == 2
+    assert [n.choices["conv"] for n in outcome.front] == ["good", "small"]
+
+
+def test_seconds_are_those_of_searches_that_were_never_interrupted(tmp_path):
+    folder_of(tmp_path, *FOUND)
+    for place, content, expected in (
+        (tmp_path, None, (None, None)),
+        (tmp_path, {"seconds": 7.5}, (7.5, None)),
+        (tmp_path / RANDOM, {"seconds": 3.0}, (7.5, 3.0)),
+        (tmp_path, {"seconds": None}, (None, 3.0)),
+    ):
+        if content is not None:
+            (place / "s").mkdir(exist_ok=True)
+            (place / "s" / SPENT).write_text(json.dumps(content))
+        outcome = read(tmp_path)
+        assert (outcome.seconds, outcome.random_seconds) == expected
+
+
+def test_everything_is_there_as_strict_json(tmp_path):
+    outcome = read(folder_of(tmp_path, *FOUND, *trained()))
+    data = json.loads(json.dumps(outcome.plain_data(), allow_nan=False))
+    assert data["split"] == "test"
+    assert [n["name"] for n in data["front"]] == [n.name for n in outcome.front]
+    assert data["comparisons"]["random"] is None
+    assert data["comparisons"]["plain"]["verdict"] == outcome.against(outcome.plain).verdict
+
+
+def test_names_of_networks_tell_architectures_and_recipes_apart(tmp_path):
+    outcome = read(folder_of(tmp_path, *FOUND, *trained()))
+    one = outcome.front[0]
+    others = [outcome.front[1], replace(one, recipe=SHORT), replace(one, space="t")]
+    assert len({n.name for n in (one, *others)}) == 4
+    assert replace(one, seeds=(0,)).name == one.name
+    assert len(one.name) == 8

@@ -1,0 +1,164 @@
+"""The trade-off against brute force over all architectures."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from nasfw.contracts import Architecture, Candidate, Objective, Option, Problem, Recipe, SearchSpace
+from nasfw.testing import ToyTask
+from nasfw.tradeoff import option_costs, supported
+
+
+def everything(gains, costs):
+    """(architecture, total gain, total cost) of all architectures."""
+    for choice in itertools.product(*(range(len(g)) for g in gains)):
+        yield (
+            choice,
+            sum(float(g[j]) for g, j in zip(gains, choice, strict=True)),
+            sum(float(c[j]) for c, j in zip(costs, choice, strict=True)),
+        )
+
+
+def breakpoints(points):
+    """Every t at which the value of two architectures is equal, so that nothing changes in between."""
+    slopes = {(g - h) / (c - d) for (_, g, c), (_, h, d) in itertools.combinations(points, 2) if c != d}
+    return sorted(t for t in slopes if t > 0)
+
+
+def random_problem(seed):
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 5, size=rng.integers(1, 4))
+    return [rng.normal(size=n) for n in sizes], [rng.normal(size=n) for n in sizes]
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_it_is_the_set_of_all_maximisers(seed):
+    """Between two breakpoints random numbers have one maximiser; beyond the last, it is the cheapest."""
+    gains, costs = random_problem(seed)
+    points = list(everything(gains, costs))
+    corners = [0.0, *breakpoints(points)]
+    between = [(a + b) / 2 for a, b in itertools.pairwise(corners)] + [corners[-1] + 1]
+    maximisers = {max(points, key=lambda p, t=t: p[1] - t * p[2])[0] for t in between}
+    assert set(supported(gains, costs)) == maximisers
+
+
+@st.composite
+def tied_problems(draw):
+    """Small whole numbers, where equal gains, costs and slopes abound."""
+    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
+    number = st.integers(0, 3)
+    both = [
+        [np.array(draw(st.lists(number, min_size=n, max_size=n)), dtype=float) for n in sizes] for _ in "gc"
+    ]
+    return both[0], both[1]
+
+
+@given(tied_problems())
+def test_with_ties_every_t_has_a_maximiser_and_nothing_else_is_there(problem):
+    gains, costs = problem
+    points = list(everything(gains, costs))
+    totals = {choice: (g, c) for choice, g, c in points}
+    found = [totals[choice] for choice in supported(gains, costs)]
+    assert len(set(found)) == len(found)
+    corners = [0.0, *breakpoints(points)]
+    tested = [*corners, *((a + b) / 2 for a, b in itertools.pairwise(corners)), corners[-1] + 1]
+    ever = set()
+    for t in tested:
+        best = max(g - t * c for _, g, c in points)
+        ever |= {i for i, (g, c) in enumerate(found) if g - t * c >= best - 1e-9}
+        assert max(g - t * c for g, c in found) == pytest.approx(best, abs=1e-9)
+    assert ever == set(range(len(found)))
+
+
+@given(tied_problems())
+def test_gain_and_cost_both_rise_along_the_way(problem):
+    gains, costs = problem
+    totals = {choice: (g, c) for choice, g, c in everything(gains, costs)}
+    walk = [totals[choice] for choice in supported(gains, costs)]
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(walk))
+    assert walk[-1][0] == max(g for g, _ in totals.values())
+    assert walk[0][1] == min(c for _, c in totals.values())
+
+
+def test_one_option_is_no_decision():
+    gain = [np.array([0.5]), np.array([0.0, 1.0]), np.array([-3.0])]
+    cost = [np.array([7.0]), np.array([1.0, 2.0]), np.array([0.0])]
+    assert supported(gain, cost) == [(0, 0, 0), (0, 1, 0)]
+
+
+def test_among_equal_costs_the_largest_gain_wins_and_then_the_first():
+    assert supported([np.array([1.0, 3.0, 2.0, 3.0])], [np.zeros(4)]) == [(1,)]
+
+
+def test_an_option_below_the_line_of_two_others_is_never_best():
+    assert supported([np.array([0.0, 1.0, 4.0])], [np.array([0.0, 1.0, 2.0])]) == [(0,), (2,)]
+    assert supported([np.array([0.0, 2.0, 4.0])], [np.array([0.0, 1.0, 2.0])]) == [(0,), (2,)]
+    assert supported([np.array([0.0, 3.0, 4.0])], [np.array([0.0, 1.0, 2.0])]) == [(0,), (1,), (2,)]
+
+
+def test_no_decisions_have_one_architecture():
+    assert supported([], []) == [()]
+
+
+PRICES = ((1.0, 4.0, 2.5), (0.0, -8.0), (3.0,))
+
+
+@dataclass(frozen=True)
+class Shop(SearchSpace):
+    """Builds nothing."""
+
+    @property
+    def decisions(self) -> Mapping[str, Sequence[Option]]:
+        return {"a": ("x", "y", "z"), "b": (False, True), "c": (1,)}
+
+    @property
+    def default(self) -> Architecture:
+        return ("z", False, 1)
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        return nn.Identity()
+
+
+@dataclass(frozen=True)
+class Bill(Objective):
+    """The sum of what the options cost: additive, so one exchange tells everything."""
+
+    maximise = False
+    metric = "bill"
+
+    def measure(self, candidate: Candidate) -> float:
+        options = candidate.space.decisions.values()
+        chosen = zip(PRICES, options, candidate.architecture, strict=True)
+        return sum(prices[list(o).index(a)] for prices, o, a in chosen)
+
+
+@dataclass(frozen=True)
+class Savings(Bill):
+    metric = "savings"
+    maximise = True
+
+
+@pytest.mark.parametrize(("objective", "sign"), [(Bill(), 1.0), (Savings(), -1.0)])
+def test_costs_of_options_are_exact_where_the_objective_is_additive(objective, sign):
+    space, task = Shop(), ToyTask()
+    problem = Problem(space, task, [objective], Recipe(), 0, Path())
+    table = option_costs(problem, objective)
+    for row, prices, options, plain in zip(
+        table, PRICES, space.decisions.values(), space.default, strict=True
+    ):
+        start = prices[list(options).index(plain)]
+        np.testing.assert_array_equal(row, [sign * (p - start) for p in prices])
+
+
+def test_known_front_of_an_additive_objective_is_recovered():
+    """Two decisions of two options: only the exchange of slope 2, then that of slope 1."""
+    gains = [np.array([0.0, 2.0]), np.array([0.0, 3.0])]
+    costs = [np.array([0.0, 1.0]), np.array([0.0, 3.0])]
+    assert supported(gains, costs) == [(0, 0), (1, 0), (1, 1)]
