@@ -61,11 +61,17 @@ def load(
 def _space(folder: Path, label: str, task: Task | None) -> SearchSpace:
     registry = plugins.load()
     content = dict(loads((folder / results.SETTINGS).read_text(), str(folder / results.SETTINGS)))
+    # The other settings do not shape the networks, and may hold objects that a folder cannot rebuild.
+    content = {name: content[name] for name in ("task", "spaces", "effort")}
     if task is not None:
         content["task"] = task
-    settings = config.resolve(content, registry)
+    try:
+        settings = config.resolve(content, registry, experiments={})
+    except UsageError as reason:
+        raise UsageError(
+            f"the networks of {folder} cannot be made again: {reason}; a task made in Python is given as "
+            "task=..., a space made in Python builds its networks itself"
+        ) from None
     if task is None:
         task = registry.make("task", settings.task)
-    spec = dict(experiment.labelled(settings.spaces))[label]
-    space: SearchSpace = registry.make("space", spec, task=task)
-    return space
+    return experiment.make_spaces(settings, registry, task)[label]

@@ -13,7 +13,6 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 
 from nasfw.hardware.machine import share_politely
@@ -56,6 +55,14 @@ def _fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+class _Handler(logging.Handler):
+    """Prints each message as one line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        err.print(level + record.getMessage(), soft_wrap=True, markup=False, highlight=False)
+
+
 @app.callback()
 def root() -> None:
     """Neural architecture search: from your data to a Pareto front of trained networks.
@@ -76,8 +83,8 @@ def run(
 ) -> None:
     """Search, train the front again, and compare it with the plain backbone and random search.
 
-    Settings are written `name=value`, in any order. A plugin is a name, and `name.parameter=value` sets one of
-    its parameters; `nasfw plugins NAME` lists them.
+    Settings are written `name=value`, in any order. A plugin is a name, and `name.parameter=value` sets one
+    of its parameters; `nasfw plugins NAME` lists them.
 
     - `nasfw run task=digits spaces=aggconv strategy=dash`
     - `nasfw run task=my.npz` searches on your arrays `x_train`, `y_train` and, if there, `x_test`, `y_test`
@@ -86,17 +93,13 @@ def run(
     - `nasfw run config=settings.yaml seed=1 folder=runs/mine`
 
     Settings: `task`, `spaces`, `strategy`, `objectives`, `hardware`, `compute`, `executor`, `budget.trials`,
-    `budget.seconds`, `recipe.NAME` (epochs, lr, batch_size, ...), `final.epochs`, `final.seeds`, `final.limit`
-    or `final=false`, `yardsticks`, `seed`, `folder`, `experiment` (quick or paper), `effort` (work of the quick
-    preset, 1 is some minutes), `config`.
+    `budget.seconds`, `recipe.NAME` (epochs, lr, batch_size, ...), `final.epochs`, `final.seeds`,
+    `final.limit` or `final=false`, `yardsticks`, `seed`, `folder`, `experiment` (quick or paper), `effort`
+    (work of the quick preset, 1 is some minutes), `config`.
 
     The same command in the same folder goes on where it stopped.
     """
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=err, show_time=False, show_path=False)],
-    )
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[_Handler()])
     from nasfw import config, display, plugins, report
 
     registry = plugins.load()
@@ -106,14 +109,14 @@ def run(
     with display.showing(err):
         prepared = experiment.prepare(resolved, registry)
         folder = folders.choose(prepared.settings, prepared.data)
-        out.print(report.announcement(prepared, folder))
+        out.print(report.announcement(prepared, folder), crop=False)
         if dry_run:
             from nasfw.estimate import estimate
 
             out.print(report.forecast(estimate(prepared)))
             return
         result = prepared.run(folder)
-    out.print(report.outcome(result))
+    out.print(report.outcome(result), crop=False)
 
 
 @app.command()
@@ -123,16 +126,14 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:
     """Recompute the table, the front and the hypervolume of a run from its folder."""
-    logging.basicConfig(
-        format="%(message)s", handlers=[RichHandler(console=err, show_time=False, show_path=False)]
-    )
+    logging.basicConfig(handlers=[_Handler()])
     from nasfw import report, results
 
     result = results.read(folder)
     if as_json:
         sys.stdout.write(json.dumps(result.plain_data(), indent=1) + "\n")
     else:
-        out.print(report.outcome(result))
+        out.print(report.outcome(result), crop=False)
 
 
 @app.command()

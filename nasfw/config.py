@@ -50,6 +50,10 @@ def resolve(
 
         experiments = EXPERIMENTS
     given = dict(arguments) if isinstance(arguments, Mapping) else parse(arguments)
+    task = given.get("task")
+    # Said here, about what was typed, it takes no import of torch.
+    if not isinstance(arguments, Mapping) and _is_file(task, registry) and not _exists(task):
+        raise UsageError(f"there is no file {str(task)!r}")
     top = _Layer(given, registry)
     file = top.values.pop("config", None)
     layers = [_Layer(DEFAULTS, registry), *([] if file is None else [_read(file, registry)]), top]
@@ -122,6 +126,10 @@ def _is_file(value: Any, registry: Registry) -> bool:
     if not isinstance(value, str) or any(value == e.name for e in registry.entries("task")):
         return False
     return value.endswith(".npz") or "/" in value or "\\" in value or Path(value).exists()
+
+
+def _exists(file: Any) -> bool:
+    return Path(file).expanduser().exists()
 
 
 def _put(target: dict[Any, Any], key: Any, value: Any) -> None:
@@ -220,7 +228,9 @@ def _group(name: str, layers: Sequence[_Layer]) -> dict[str, Any] | None:
         elif value is True and name == "final":
             merged = merged or {}
         else:
-            raise UsageError(f"{name} cannot be {brief(value)}; it is a mapping, as in {name}={{...}}")
+            raise UsageError(
+                f"{name} cannot be {brief(value)}; it is a mapping, as in {name}={{...}}, or false"
+            )
         for path, part in layer.parts.get(name, {}).items():
             merged = {**(merged or {}), ".".join(path): part}
     return merged

@@ -142,6 +142,13 @@ class SearchSpace(ABC):
         """The space whose networks the final phase trains; same decisions. This space by default."""
         return self
 
+    def reduced(self, flops: float) -> SearchSpace:
+        """The space in a size whose plain backbone needs about ``flops`` per input. This one by default.
+
+        Used where a run may only take minutes; a space that cannot be smaller stays as it is.
+        """
+        return self
+
     def supernet(self) -> Supernet:
         """The network that holds them all; Unsupported if the space offers none."""
         raise Unsupported(f"space {type(self).__name__} offers no supernet, which one-shot strategies need")

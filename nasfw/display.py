@@ -16,12 +16,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from nasfw.progress import Bar, listening
@@ -164,6 +166,13 @@ def showing(console: Console | None = None) -> Iterator[None]:
             yield
 
 
+class _Figures(ProgressColumn):
+    """The figures of a bar: what gives way where the terminal is narrow."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
+
+
 class Bars:
     """A listener that draws the outermost bars; an outermost one becomes a line when it ends."""
 
@@ -178,11 +187,11 @@ class Bars:
         self._started: dict[Bar, float] = {}
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=20, table_column=Column(no_wrap=True)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            _Figures(),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=console,
             transient=True,
             expand=False,
@@ -198,19 +207,25 @@ class Bars:
     def started(self, bar: Bar) -> None:
         task = None
         if len(self._open) < self.visible:
-            label = "  " * len(self._open) + _short(bar.label)
+            label = "  " * len(self._open) + _short(self._news(bar.label))
             task = self._progress.add_task(
                 escape(label), total=bar.total or None, completed=bar.done, figures=""
             )
         self._open[bar] = task
         self._started[bar] = self._drawn[bar] = self._clock()
 
+    def _news(self, label: str) -> str:
+        """``label`` without the beginning that it shares with the bar above."""
+        above = next(reversed(self._open)).label if self._open else ""
+        shared = above[: above.rfind(": ") + 2]
+        return label[len(shared) :] if ": " in above and label.startswith(shared) else label
+
     def advanced(self, bar: Bar) -> None:
         task, now = self._open.get(bar), self._clock()
         if task is None or (now - self._drawn[bar] < self.interval and bar.done < bar.total):
             return
         self._drawn[bar] = now
-        self._progress.update(task, completed=bar.done, figures=escape(_figures(bar)))
+        self._progress.update(task, completed=bar.done, figures=_figures(bar))
 
     def ended(self, bar: Bar) -> None:
         task = self._open.pop(bar, None)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from nasfw import engine, mixtures, training
 from nasfw.contracts import Problem
 from nasfw.experiment import Experiment, threads
+from nasfw.flops import count_parameters
 from nasfw.hardware.machine import peak_memory
-from nasfw.objectives.size import count_parameters
 
 _STEPS, _SAMPLES = 3, 3
 
@@ -77,8 +77,9 @@ def _of_space(experiment: Experiment, label: str) -> Estimate:
     if work is not None:
         passes = work.supernet_epochs / max(recipe.passes, 1e-9)
         search = steps * (work.trials * candidate + passes * (supernet_step or 0.0))
-    again, yardsticks = experiment.settings.final is not None, experiment.settings.yardsticks
-    networks = len(experiment.seeds) * (experiment.final.limit + len(yardsticks)) if again else 0
+    again, yardsticks = experiment.settings.final is not None, experiment.yardsticks
+    # The best and the yardsticks with every seed, the rest of the front with one.
+    networks = experiment.final.limit - 1 + len(experiment.seeds) * (1 + len(yardsticks)) if again else 0
     return Estimate(
         space=label,
         architectures=space.size,

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
+from typing import Annotated
 
 import torch
+from pydantic import Field
 
 from nasfw.contracts import Executor, Job, Record
 
@@ -31,7 +33,7 @@ class Processes(Executor):
     take another course in another run.
     """
 
-    workers: int = 0
+    workers: Annotated[int, Field(ge=0, description="processes; 0: one per two cores, at least two")] = 0
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Record]:
         cores = os.cpu_count() or 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,10 @@ from typing import Any
 
 import torch
 
-from nasfw import engine, folders, results, training
+from nasfw import effort, engine, folders, results, training
 from nasfw.config import Final, Settings, Spec, dumps
 from nasfw.contracts import (
+    Architecture,
     Candidate,
     Device,
     Executor,
@@ -31,24 +31,14 @@ from nasfw.contracts import (
     Trial,
     UsageError,
 )
+from nasfw.flops import forward_flops
 from nasfw.hardware import machine
-from nasfw.objectives.size import forward_flops
 from nasfw.plugins import Registry
 from nasfw.records import Records, finalists
-from nasfw.results import RANDOM, RECORDS, SETTINGS, Result, Summary
+from nasfw.results import RANDOM, RECORDS, RESULT, SETTINGS, Result, Summary
 from nasfw.strategies.random import RandomSearch
 
 log = logging.getLogger("nasfw")
-
-# Below this many operations in a training step, threads cost more than they bring.
-_THREADS_FROM = 2e9
-
-# The quick preset's clock: a deterministic model of a step on two laptop cores, so that the same command trains
-# equally long on every machine and a killed run goes on as it began.
-_SECONDS_PER_TRAINING = 3.0
-_STEP_SECONDS = 0.008
-_FLOPS_PER_SECOND = 4e10
-_EPOCHS = (8, 60)
 
 
 @dataclass(frozen=True)
@@ -85,18 +75,34 @@ class Experiment:
     def run(self, folder: Path | None = None) -> Result:
         """Search, train the front and the yardsticks, and read the outcome; goes on where a run stopped."""
         folder = folders.choose(self.settings, self.data) if folder is None else folder
+        fresh = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         with folders.locked(folder), threads(self.threads):
-            if not (folder / folders.RESULT).exists():
-                self._start(folder)
-                with Records(folder / RECORDS, write=True) as records:
-                    passes = {label: self._search(label, folder, records) for label in self.spaces}
-                    chosen = self._finish(folder, records)
-                if chosen and "random" in self.settings.yardsticks:
-                    self._random(folder, passes)
+            if not results.done(folder):
+                try:
+                    self._work(folder)
+                except UsageError:
+                    # Nothing in such a folder helps a second attempt, which will have other settings.
+                    if fresh and not Records(folder / RECORDS).select("search"):
+                        folders.discard(folder)
+                    raise
                 outcome = results.read(folder)
-                folders.write(folder / folders.RESULT, json.dumps(outcome.plain_data(), indent=1))
+                folders.write(folder / RESULT, json.dumps(outcome.plain_data(), indent=1))
             return results.read(folder)
+
+    def _work(self, folder: Path) -> None:
+        self._start(folder)
+        with Records(folder / RECORDS, write=True) as records:
+            passes = {label: self._search(label, folder, records) for label in self.spaces}
+            chosen = self._finish(folder, records)
+        if chosen and "random" in self.yardsticks:
+            self._random(folder, passes)
+
+    @property
+    def yardsticks(self) -> tuple[str, ...]:
+        """What the front is compared with; random search is not compared with itself."""
+        itself = isinstance(self.strategy, RandomSearch)
+        return tuple(y for y in self.settings.yardsticks if not (itself and y == "random"))
 
     def _start(self, folder: Path) -> None:
         folders.write(folder / SETTINGS, dumps(self.settings.plain()))
@@ -143,14 +149,23 @@ class Experiment:
         title: str,
     ) -> float:
         problem = self.problem(label, folder)
+        spent = problem.folder / results.SPENT
+        if spent.exists():
+            former = json.loads(spent.read_text())
+            # A search that a clock ended must not go on; one that lost a record must.
+            if _searched(records, label) >= former["trials"]:
+                return float(former["passes"])
         resumed = problem.folder.exists()
         problem.folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         engine.search(problem, label, strategy, records, self.executor, budget, title)
-        spent = problem.folder / results.SPENT
         if not spent.exists():
-            seconds = None if resumed else time.perf_counter() - start
-            folders.write(spent, json.dumps({"passes": budget.passes, "seconds": seconds}))
+            took = {
+                "passes": budget.passes,
+                "seconds": None if resumed else time.perf_counter() - start,
+                "trials": _searched(records, label),
+            }
+            folders.write(spent, json.dumps(took))
         return budget.passes
 
     def _finish(self, folder: Path, records: Records) -> list[Record]:
@@ -160,65 +175,83 @@ class Experiment:
         measures = [o.reading for o in self.objectives]
         chosen = finalists(records.select("search"), measures, self.final.limit)
         for label, space in self.spaces.items():
-            trials = [t for r in chosen if r.space == label for t in self._final(r.architecture, r.recipe)]
+            trials: list[Trial] = []
+            for i, record in enumerate(chosen):
+                if record.space == label:
+                    # Only what is compared needs the spread over seeds.
+                    seeds = self.seeds if i == 0 else self.seeds[:1]
+                    trials += self._final(record.architecture, record.recipe, seeds)
             if "plain" in self.settings.yardsticks and chosen[0].space == label:
-                trials += self._final(space.default, chosen[0].recipe)
+                trials += self._final(space.default, chosen[0].recipe, self.seeds)
             trials = list({t.key: t for t in trials}.values())
             engine.finish(
                 self.problem(label, folder), label, trials, records, self.executor, "final trainings"
             )
         return chosen
 
-    def _final(self, architecture: tuple[Any, ...], recipe: Recipe) -> Iterator[Trial]:
+    def _final(self, architecture: Architecture, recipe: Recipe, seeds: Sequence[int]) -> Iterator[Trial]:
         epochs = self.final.epochs or self.recipe.epochs
-        for seed in self.seeds:
+        for seed in seeds:
             yield Trial(
                 architecture, replace(recipe, epochs=epochs, fraction=self.recipe.fraction, seed=seed)
             )
 
     def _random(self, folder: Path, passes: Mapping[str, float]) -> None:
         """Random search with as many training passes as the search used, and its best network's training."""
-        if isinstance(self.strategy, RandomSearch):
-            return
         place = folder / RANDOM
         place.mkdir(exist_ok=True)
         with Records(place / RECORDS, write=True) as records:
             for label in self.spaces:
-                trials = max(1, round(passes[label] / max(self.recipe.passes, 1e-9)))
+                trials = max(1, round(passes[label] / self.recipe.passes)) if self.recipe.passes else 1
                 title = f"random search in {label}"
                 self._timed(label, place, RandomSearch(trials), records, engine.Budget(), title)
             best = finalists(records.select("search"), [o.reading for o in self.objectives], 1)[0]
-            again = list(self._final(best.architecture, best.recipe))
+            again = list(self._final(best.architecture, best.recipe, self.seeds))
             problem = self.problem(best.space, place)
             engine.finish(problem, best.space, again, records, self.executor, "random search's best")
+
+
+def _searched(records: Records, label: str) -> int:
+    return sum(r.phase == "search" and r.space == label for r in records)
 
 
 def prepare(settings: Settings, registry: Registry) -> Experiment:
     """Make every plugin and try the plain backbone on one batch; UsageError if anything cannot work."""
     compute = _compute(settings.compute)
+    folders.check_place(settings)
     task: Task = registry.make("task", settings.task)
     executor: Executor = registry.make("executor", settings.executor)
     devices: list[Device] = [registry.make("device", d) for d in settings.hardware]
     objectives = _objectives(settings.objectives, registry, task, devices)
-    spaces = {label: registry.make("space", spec, task=task) for label, spec in labelled(settings.spaces)}
+    spaces = make_spaces(settings, registry, task)
     strategy: Strategy = registry.make("strategy", settings.strategy)
-    recipe = replace(task.recipe, **settings.recipe)
-    count = torch.get_num_threads()
+    recipe, count = replace(task.recipe, **settings.recipe), torch.get_num_threads()
     if any(o.trained for o in objectives):
         space = next(iter(spaces.values()))
-        flops = 3 * forward_flops(space.build(space.default), task.input_shape) * recipe.batch_size
+        flops = forward_flops(space.build(space.default), task.input_shape)
         if settings.effort is not None and "epochs" not in settings.recipe:
-            recipe = affordable(recipe, task.size("train"), flops, settings.effort)
-        count = count if flops >= _THREADS_FROM else 1
+            recipe = effort.affordable(recipe, task.size("train"), flops, settings.effort)
+        count = effort.threads(count, flops, recipe.batch_size)
     fingerprint = getattr(task, "fingerprint", None)
     data = fingerprint() if callable(fingerprint) else ""
     experiment = Experiment(
         settings, task, spaces, strategy, objectives, executor, compute, recipe, data, count
     )
-    folders.check(settings, data)
+    folders.check_same(settings, data)
     for label in spaces:
         preflight(experiment.problem(label, Path()))
     return experiment
+
+
+def make_spaces(settings: Settings, registry: Registry, task: Task) -> dict[str, SearchSpace]:
+    """The spaces by their names in records, in the size that the run's effort allows."""
+    spaces = {}
+    for label, spec in labelled(settings.spaces):
+        space: SearchSpace = registry.make("space", spec, task=task)
+        if settings.effort is not None:
+            space = space.reduced(effort.size_limit(task.size("train"), settings.effort))
+        spaces[label] = space
+    return spaces
 
 
 def _compute(name: str) -> str:
@@ -264,21 +297,6 @@ def _objectives(
     if double:
         raise UsageError(f"objectives {', '.join(double)} are given twice")
     return sorted(made, key=lambda o: not o.trained)
-
-
-def affordable(recipe: Recipe, samples: int, flops: float, effort: float) -> Recipe:
-    """``recipe`` with as many epochs over ``samples`` as a fixed amount of work allows.
-
-    ``flops`` is the work of one step of the plain backbone. At least 8 and at most 60 epochs; where 8 are too
-    many, they use a fraction of the batches. The work is modelled, not timed, so that every machine trains
-    equally long; ``effort`` multiplies it.
-    """
-    step = _STEP_SECONDS + flops / _FLOPS_PER_SECOND
-    steps = max(1, math.ceil(samples / recipe.batch_size))
-    fit = effort * _SECONDS_PER_TRAINING / (step * steps)
-    low, high = _EPOCHS
-    fraction = 1.0 if fit >= low else max(fit / low, 1 / steps)
-    return replace(recipe, epochs=int(min(max(fit, low), high * max(1.0, effort))), fraction=fraction)
 
 
 @contextmanager

@@ -11,7 +11,13 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "plugins": {
             "space": {"aggconv": {"final_width": 1}},
             "strategy": {
-                "dash": {"mixture_optimizer": "adam", "mixture_lr": 0.03, "candidates": 4},
+                # Over a few hundred steps the Gumbel noise would drown what the mixture has to learn.
+                "dash": {
+                    "mixture_optimizer": "adam",
+                    "mixture_lr": 0.1,
+                    "noise": 0.0,
+                    "candidates": 4,
+                },
             },
         },
     },

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import datetime
 import logging
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from nasfw.config import Settings, Spec, dumps
-from nasfw.results import SETTINGS, SUMMARY, Summary
+from nasfw.results import RESULT, SETTINGS, SUMMARY, Summary
 from nasfw.text import loads
 from nasfw.values import UsageError
 
 log = logging.getLogger("nasfw")
 
 RUNS = Path("runs")
-RESULT = "result.json"
+
+# What a run that is killed in its first moments leaves in its folder.
+_REMAINS = (".lock", SETTINGS + ".tmp")
 
 
 def choose(settings: Settings, data: str) -> Path:
@@ -29,7 +32,6 @@ def choose(settings: Settings, data: str) -> Path:
     else:
         unfinished = _unfinished(settings, data)
         if unfinished is not None:
-            log.info("going on with the unfinished run in %s", unfinished)
             return unfinished
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         spaces = "+".join(name_of(s) for s in settings.spaces)
@@ -53,21 +55,13 @@ def _unfinished(settings: Settings, data: str) -> Path | None:
     return None
 
 
-def check(settings: Settings, data: str) -> None:
-    """UsageError if the folder asked for holds another run or other things, or cannot be written."""
-    if settings.folder is None:
-        return
-    folder = Path(settings.folder)
+def check_place(settings: Settings) -> None:
+    """UsageError if the folder is a file, holds other things than a run, or cannot be written."""
+    folder = RUNS if settings.folder is None else Path(settings.folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"folder={folder} is a file; name a folder")
-    if (folder / SETTINGS).exists():
-        differences = _differences(settings, data, folder)
-        if differences:
-            raise UsageError(
-                f"folder={folder} holds another run ({'; '.join(differences)}); name another folder, or repeat "
-                "that run's command"
-            )
-    elif folder.exists() and any(p.name != ".lock" for p in folder.iterdir()):
+    strange = settings.folder is not None and folder.exists() and not (folder / SETTINGS).exists()
+    if strange and any(p.name not in _REMAINS for p in folder.iterdir()):
         raise UsageError(f"folder={folder} is not empty and holds no run; name another folder")
     nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     probe = nearest / ".nasfw-probe"
@@ -78,11 +72,24 @@ def check(settings: Settings, data: str) -> None:
         raise UsageError(f"folder={folder} cannot be written: {reason.strerror}") from None
 
 
+def check_same(settings: Settings, data: str) -> None:
+    """UsageError if the folder asked for holds a run of other settings or of other data."""
+    folder = None if settings.folder is None else Path(settings.folder)
+    if folder is None or not (folder / SETTINGS).exists():
+        return
+    differences = _differences(settings, data, folder)
+    if differences:
+        raise UsageError(
+            f"folder={folder} holds another run ({'; '.join(differences)}); name another folder, or repeat "
+            "that run's command"
+        )
+
+
 def _differences(settings: Settings, data: str, folder: Path) -> list[str]:
     """What tells the run in ``folder`` from this one, in words; nothing if they are the same."""
     try:
         there = loads((folder / SETTINGS).read_text(), str(folder / SETTINGS))
-    except OSError as reason:
+    except (OSError, UnicodeDecodeError) as reason:
         raise UsageError(f"{folder / SETTINGS} cannot be read: {reason}") from None
     here = loads(dumps(settings.plain()), "these settings")
     there, here = _flat(there), _flat(here)
@@ -91,10 +98,8 @@ def _differences(settings: Settings, data: str, folder: Path) -> list[str]:
         for name in dict.fromkeys([*there, *here])
         if there.get(name) != here.get(name) and name != "folder"
     ]
-    if not found and (folder / SUMMARY).exists():
-        data = Summary.read(folder).data
-        if data != data:
-            found = ["the task's data have changed"]
+    if not found and (folder / SUMMARY).exists() and Summary.read(folder).data != data:
+        found = ["the task's data have changed"]
     return found[:4]
 
 
@@ -110,6 +115,8 @@ def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of the folder; UsageError if one is in it."""
+    """Keep other processes out of ``folder``; UsageError if one is in it."""
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         with lock:
@@ -126,13 +133,28 @@ def _busy(folder: Path) -> bool:
         return True
 
 
+def discard(folder: Path) -> None:
+    """Remove a run's folder, and what pointed to it or was made for it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    latest = folder.parent / "latest"
+    if folder.parent.name == RUNS.name:
+        if latest.is_symlink() and not latest.exists():
+            latest.unlink()
+        with suppress(OSError):
+            folder.parent.rmdir()
+
+
 def write(path: Path, text: str) -> None:
+    """Write a small file, all of it or nothing."""
+    """Write the file, all of it or nothing."""
     scratch = path.with_name(path.name + ".tmp")
     scratch.write_text(text)
     scratch.replace(path)
 
 
 def link(folder: Path) -> None:
+    """Point ``runs/latest`` to a folder in ``runs``."""
+    """Let ``runs/latest`` point to ``folder`` if that is in ``runs``."""
     if folder.parent.name != RUNS.name:
         return
     latest = folder.parent / "latest"

@@ -41,14 +41,17 @@ def discretise(decisions: Decisions, weights: Iterable[Tensor]) -> Architecture:
     )
 
 
-def gumbel_softmax(logits: Iterable[Tensor], temperature: float = 1.0) -> list[Tensor]:
-    """A soft sample for each decision: softmax((log softmax(logits) + G) / temperature), G ~ Gumbel(0, 1).
+def gumbel_softmax(logits: Iterable[Tensor], temperature: float = 1.0, noise: float = 1.0) -> list[Tensor]:
+    """Soft samples: softmax((log softmax(logits) + noise G) / temperature), G ~ Gumbel(0, 1).
 
-    Jang et al. 2017, equation 2; drawn from torch's global generator of the logits' device.
+    Jang et al. 2017, equation 2, for each decision with ``noise`` = 1; without noise, the plain softmax.
+    Drawn from torch's global generator of the logits' device.
     """
     # torch's own exponential sampler cannot return 0, so the logarithm stays finite.
     return [
-        torch.softmax((torch.log_softmax(a, 0) - torch.empty_like(a).exponential_().log()) / temperature, 0)
+        torch.softmax(
+            (torch.log_softmax(a, 0) - noise * torch.empty_like(a).exponential_().log()) / temperature, 0
+        )
         for a in logits
     ]
 

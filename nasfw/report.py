@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
+from rich.markdown import Markdown
+from rich.table import Column, Table
 from rich.text import Text
 
 from nasfw.display import PERCENT, format_seconds, format_value, front_table, text_table
@@ -22,11 +24,28 @@ if TYPE_CHECKING:
     from nasfw.plugins import Registry
 
 _SHOWN = 20
+_YARDSTICKS = {
+    "plain": "the plain backbone by the same recipe",
+    "random": "random search with the same training budget",
+}
 
 
 def announcement(experiment: Experiment, folder: Path) -> RenderableType:
     """What a run is about to do."""
-    return Group(*(Text.assemble((f"{name:<11}", "bold"), text) for name, text in _plan(experiment, folder)))
+    from nasfw.results import SETTINGS, done
+
+    table = Table.grid(Column(style="bold", no_wrap=True), Column(overflow="fold"), padding=(0, 1))
+    for name, text in _plan(experiment, folder):
+        table.add_row(name, Text(text))
+    goes_on = ""
+    if (folder / SETTINGS).exists():
+        goes_on = " (this run is done)" if done(folder) else " (this run goes on where it stopped)"
+    return Group(table, _place(folder, goes_on))
+
+
+def _place(folder: Path, remark: str = "") -> Text:
+    """A line with the run's folder, in one piece however long it is, so that it can be copied."""
+    return Text.assemble(("Folder     ", "bold"), f"{folder}{remark}", no_wrap=True, overflow="ignore")
 
 
 def _plan(experiment: Experiment, folder: Path) -> Iterator[tuple[str, str]]:
@@ -43,7 +62,9 @@ def _plan(experiment: Experiment, folder: Path) -> Iterator[tuple[str, str]]:
     if described:
         yield "", described
     for label, space in experiment.spaces.items():
-        yield "Space", f"{label}: {len(space.decisions)} decisions, {space.size:.3g} architectures"
+        described = getattr(space, "description", "")
+        size = f"{len(space.decisions)} decisions, {space.size:.3g} architectures"
+        yield "Space", f"{label}: {described + '; ' if described else ''}{size}"
     yield "Strategy", name_of(settings.strategy) + _work(experiment)
     directions = [
         f"{o.name} ({'higher' if o.maximise else 'lower'} is better)" for o in experiment.objectives
@@ -51,20 +72,15 @@ def _plan(experiment: Experiment, folder: Path) -> Iterator[tuple[str, str]]:
     yield "Objectives", ", ".join(directions) + f"; the task's metric is {task.metric}"
     yield "Training", recipe(experiment.recipe)
     if settings.final is not None:
-        beside = " and ".join(
-            {"plain": "the plain backbone", "random": "random search"}[y] for y in settings.yardsticks
-        )
         seeds = ", ".join(map(str, experiment.seeds))
         yield (
             "Final",
-            (
-                f"up to {experiment.final.limit} networks trained on train and valid, measured on test, seeds {seeds}"
-                + (f"; beside them {beside} of equal budget" if "random" in settings.yardsticks else "")
-                + (f"; beside them {beside}" if settings.yardsticks == ("plain",) else "")
-            ),
+            f"up to {experiment.final.limit} networks, trained on train and valid together and measured "
+            f"on test, the best with seeds {seeds}",
         )
+        if experiment.yardsticks:
+            yield "Beside it", " and ".join(_YARDSTICKS[y] for y in experiment.yardsticks)
     yield "Compute", compute_name(experiment.compute, experiment.threads)
-    yield "Folder", str(folder)
 
 
 def _work(experiment: Experiment) -> str:
@@ -76,11 +92,11 @@ def _work(experiment: Experiment) -> str:
         if work is None:
             continue
         supernet = (
-            f"a supernet for {work.supernet_epochs:.3g} passes over the data, then "
+            f"a supernet for {_count(work.supernet_epochs, 'pass')} over the data, then "
             if work.supernet_epochs
             else ""
         )
-        parts.append(f"{supernet}{work.trials} architectures from scratch")
+        parts.append(f"{supernet}{_count(work.trials, 'architecture')} from scratch")
     return ": trains " + "; ".join(parts) if parts else ""
 
 
@@ -88,9 +104,14 @@ def recipe(values: Recipe) -> str:
     """A recipe in words."""
     part = "" if values.fraction >= 1 else f" of {100 * values.fraction:.3g} % of the batches"
     return (
-        f"{values.epochs} epochs{part}, batch size {values.batch_size}, {values.optimizer}, "
+        f"{_count(values.epochs, 'epoch')}{part}, batch size {values.batch_size}, {values.optimizer}, "
         f"learning rate {values.lr:g} ({values.schedule}), weight decay {values.weight_decay:g}"
     )
+
+
+def _count(number: float, noun: str) -> str:
+    written = number if isinstance(number, int) else f"{number:.3g}"
+    return f"{written} {noun}{'' if number == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def _shape(shape: Sequence[int]) -> str:
@@ -103,7 +124,7 @@ def forecast(estimates: Sequence[Estimate]) -> RenderableType:
 
 
 def _sizes(e: Estimate) -> RenderableType:
-    rows = [("plain backbone", e.plain_parameters, e.plain_step)]
+    rows: list[tuple[str, int | None, float]] = [("plain backbone", e.plain_parameters, e.plain_step)]
     rows.append(("average architecture", None, e.candidate_step))
     rows.append(("final network", e.final_parameters, e.final_step))
     if e.supernet_step is not None:
@@ -125,8 +146,9 @@ def _times(e: Estimate) -> RenderableType:
     random = f", random search {format_seconds(e.random)}" if e.random is not None else ""
     return Text(
         f"Estimated time {format_seconds(e.total)}: search {format_seconds(e.search)} "
-        f"({e.trials} trials), final trainings at most {format_seconds(e.final)}{random}.\n"
-        f"Peak memory so far {format_value(e.peak_memory, 'B')}, one step of each kind included. Nothing was written."
+        f"({_count(e.trials or 0, 'trial')}), final trainings at most {format_seconds(e.final)}{random}.\n"
+        f"Peak memory so far {format_value(e.peak_memory, 'B')}, one step of each kind included. "
+        "Nothing was written."
     )
 
 
@@ -152,7 +174,9 @@ def outcome(result: Result) -> RenderableType:
     said = verdict(result)
     if said:
         parts += [Text(), Text(said, style="bold")]
-    parts += [Text(), Text(f"Folder {result.folder}")]
+    if not result.done:
+        parts += [Text(), Text("The run is not done; its command, given again, goes on where it stopped.")]
+    parts += [Text(), _place(result.folder)]
     return Group(*parts)
 
 
@@ -179,7 +203,10 @@ def _counts(result: Result) -> str:
 
 
 def _took(trials: int, seconds: float | None) -> str:
-    return f"{trials} trials" + (f" in {format_seconds(seconds)}" if seconds is not None else "")
+    if seconds is None:
+        return _count(trials, "trial")
+    duration = format_value(seconds, "s") if seconds < 1 else format_seconds(seconds)
+    return f"{_count(trials, 'trial')} in {duration}"
 
 
 def choices(network: Network) -> str:
@@ -205,19 +232,26 @@ def _against(result: Result, other: Network, name: str, measure: Measure) -> str
     comparison = result.against(other)
     if comparison is None or result.pick is None:
         return ""
-    ours, theirs = (
-        format_value(n.median[measure.name], measure.unit, measure.name) for n in (result.pick, other)
-    )
     seeds = sorted(set(result.pick.seeds) & set(other.seeds))
-    over = f"medians over seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
-    figures = f"({measure.name} {ours} against {theirs}, {over}; {comparison.wins} of {len(seeds)} better)"
+    ours, theirs = (_per_seed(n, seeds, measure) for n in (result.pick, other))
+    plural = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    figures = f"({measure.name} {ours} against {theirs} with {plural})"
     amount = difference(abs(comparison.difference), measure)
+    if len(seeds) > 1:
+        amount += " in the median"
     if comparison.verdict == "beat":
         return f"beat {name} by {amount} {figures}"
     if comparison.verdict == "tied":
-        return f"did not beat {name}: they are equal {figures}"
+        return f"did not beat {name}: they are equal{' in the median' if len(seeds) > 1 else ''} {figures}"
     behind = f"it is {amount} behind" if comparison.difference < 0 else "it was not better with most seeds"
     return f"did not beat {name}: {behind} {figures}"
+
+
+def _per_seed(network: Network, seeds: Sequence[int], measure: Measure) -> str:
+    values = dict(zip(network.seeds, network.values[measure.name], strict=True))
+    texts = [format_value(values[s], measure.unit, measure.name) for s in seeds]
+    # One percent sign is enough.
+    return " / ".join(t.removesuffix(" %") for t in texts) + (" %" if texts[0].endswith(" %") else "")
 
 
 def catalogue(registry: Registry) -> RenderableType:
@@ -243,7 +277,7 @@ def explanation(registry: Registry, name: str) -> RenderableType:
     parts: list[RenderableType] = []
     for entry in found:
         parts.append(Text(f"{entry.kind} {entry.name} ({entry.package} {entry.version})", style="bold"))
-        parts += [Text(inspect.getdoc(entry.load()) or ""), Text()]
+        parts += [Markdown(inspect.getdoc(entry.load()) or ""), Text()]
         rows = [
             {
                 "parameter": p.name,

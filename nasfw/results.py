@@ -16,7 +16,7 @@ from nasfw.records import Records, costs, finalists, front
 from nasfw.values import Architecture, Measure, Option, Phase, Recipe, Record, UsageError, digest
 
 RECORDS, SUMMARY, SETTINGS = "records.jsonl", "problem.json", "run.yaml"
-RANDOM, SPENT = "random", "spent.json"
+RANDOM, SPENT, RESULT = "random", "spent.json", "result.json"
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class Summary:
         """UsageError if the folder holds no run."""
         try:
             content = json.loads((folder / SUMMARY).read_text())
+            content["measures"] = tuple(Measure(**m) for m in content["measures"])
+            content["seeds"] = tuple(content["seeds"])
+            return cls(**content)
         except OSError:
             raise UsageError(f"{folder} holds no run: it has no {SUMMARY}") from None
-        except ValueError as reason:
+        except (ValueError, KeyError, TypeError) as reason:
             raise UsageError(f"{folder / SUMMARY} is damaged: {reason}") from None
-        content["measures"] = tuple(Measure(**m) for m in content["measures"])
-        content["seeds"] = tuple(content["seeds"])
-        return cls(**content)
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ class Result:
     random_seconds: float | None
     hypervolume: float
     reference: list[float]
+    done: bool
 
     def against(self, other: Network | None) -> evaluation.Comparison | None:
         """The pick's first objective against ``other``'s over the same seeds; None if there is no other."""
@@ -201,14 +202,26 @@ def read(folder: Path) -> Result:
         random_seconds=_seconds(folder / RANDOM, summary),
         hypervolume=hypervolume(_costs(kept, measures), reference) if kept else 0.0,
         reference=[float(-v if m.maximise else v) for v, m in zip(reference, measures, strict=True)],
+        done=(folder / RESULT).exists(),
     )
+
+
+def done(folder: Path) -> bool:
+    """Whether the run in ``folder`` is finished: its result is written and follows from its records."""
+    try:
+        written = json.loads((folder / RESULT).read_text())
+    except (OSError, ValueError):
+        return False
+    now = json.loads(json.dumps(read(folder).plain_data()))
+    # A folder may be moved.
+    return isinstance(written, dict) and {**written, "folder": None} == {**now, "folder": None}
 
 
 def _seconds(folder: Path, summary: Summary) -> float | None:
     """What the search in all spaces took, if it was never interrupted."""
     try:
         parts = [json.loads((folder / space / SPENT).read_text())["seconds"] for space in summary.defaults]
-    except OSError:
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return None if None in parts else float(sum(parts))
 

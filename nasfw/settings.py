@@ -44,7 +44,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Final:
-    """How the front is trained again: epochs (None: the recipe's), number of seeds, networks at most."""
+    """How the front is trained again: epochs (None: the recipe's), number of seeds, networks at most.
+
+    The best network and the yardsticks are trained with every seed, the rest of the front with the first.
+    """
 
     epochs: Positive | None = None
     seeds: Positive = 1
@@ -71,7 +74,7 @@ class Settings:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     final: Final | None = Final()
     yardsticks: tuple[Literal["plain", "random"], ...] = ("plain", "random")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     folder: str | None = None
     experiment: str | None = None
     effort: Annotated[float, Field(gt=0)] | None = None

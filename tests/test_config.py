@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -258,9 +259,17 @@ def test_yardsticks_may_be_none(registry):
 
 
 @pytest.mark.parametrize("text", ["my.npz", "data/unknown", "./digits"])
-def test_a_file_is_a_task(registry, text):
+def test_a_file_is_a_task(registry, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path(text).touch()
     settings = settled(registry, f"task={text}", "task.metric=f1")
     assert settings.task == Spec("arrays", {"file": text, "metric": "f1"})
+
+
+def test_a_file_that_is_not_there_is_said_to_be_missing(registry):
+    with pytest.raises(UsageError, match=r"there is no file 'no\.npz'"):
+        settled(registry, "task=no.npz")
 
 
 def test_an_existing_file_is_a_task_unless_a_task_has_its_name(registry, tmp_path, monkeypatch):

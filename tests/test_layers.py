@@ -13,7 +13,17 @@ import nasfw
 
 ROOT = Path(nasfw.__file__).parent
 PLUGIN_FOLDERS = ("spaces", "strategies", "objectives", "hardware", "tasks")
-FOUNDATION = ("values", "progress", "contracts", "pareto", "mixtures", "training", "records", "tradeoff")
+FOUNDATION = (
+    "values",
+    "progress",
+    "contracts",
+    "flops",
+    "pareto",
+    "mixtures",
+    "training",
+    "records",
+    "tradeoff",
+)
 MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in ROOT.rglob("*.py")}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from nasfw import results
 from nasfw.records import Records
-from nasfw.results import RANDOM, RECORDS, SPENT, SUMMARY, Summary, read
+from nasfw.results import RANDOM, RECORDS, RESULT, SPENT, SUMMARY, Summary, read
 from nasfw.values import Measure, Recipe, Record, UsageError
 
 MEASURES = (Measure("accuracy", maximise=True, trained=True), Measure("size", "B"))
@@ -175,3 +175,64 @@ def test_names_of_networks_tell_architectures_and_recipes_apart(tmp_path):
     assert len({n.name for n in (one, *others)}) == 4
     assert replace(one, seeds=(0,)).name == one.name
     assert len(one.name) == 8
+
+
+def test_the_pick_may_be_the_plain_backbone_itself(tmp_path):
+    """It is trained once, and is its own yardstick."""
+    outcome = read(folder_of(tmp_path, searched("plain", 0.9, 20.0), final("plain", 0.8, 40.0)))
+    assert outcome.pick == outcome.plain
+    assert outcome.against(outcome.plain).verdict == "tied"
+    assert len(outcome.front) == 1
+
+
+def test_equal_networks_keep_the_first_on_the_front(tmp_path):
+    found = (searched("one", 0.9, 20.0), searched("two", 0.8, 10.0))
+    outcome = read(folder_of(tmp_path, *found, final("one", 0.7, 40.0), final("two", 0.7, 40.0)))
+    assert [n.choices["conv"] for n in outcome.front] == ["one"]
+    assert outcome.pick.choices["conv"] == "one"
+
+
+def test_a_network_without_common_seeds_is_not_compared(tmp_path):
+    outcome = read(folder_of(tmp_path, FOUND[0], final("good", 0.9, 8.0, 0), final("plain", 0.9, 8.0, 1)))
+    assert outcome.against(outcome.plain) is None
+
+
+def test_measures_where_lower_is_better_pick_the_lowest(tmp_path):
+    measures = (Measure("error", trained=True), Measure("size", "B"))
+    replace(SUMMARY_OF_RUN, measures=measures).write(tmp_path)
+    with Records(tmp_path / RECORDS, write=True) as store:
+        for name, error in (("a", 0.3), ("b", 0.1), ("c", 0.2)):
+            record = searched(name, 0.0, 1.0)
+            store.append(replace(record, values={"error": error, "size": 1.0}))
+    assert read(tmp_path).pick.choices["conv"] == "b"
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{}", "3", '{"task": 1}', '{"measures": [{"a": 1}], "seeds": []}', "\udcff"]
+)
+def test_a_damaged_summary_is_named(tmp_path, content):
+    (tmp_path / SUMMARY).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UsageError, match=r"problem\.json is damaged"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "{"])
+def test_a_damaged_clock_is_no_clock(tmp_path, content):
+    folder_of(tmp_path, *FOUND)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / SPENT).write_text(content)
+    assert read(tmp_path).seconds is None
+
+
+def test_a_run_is_done_while_its_result_follows_from_its_records(tmp_path):
+    folder_of(tmp_path, *FOUND, *trained())
+    assert not results.done(tmp_path)
+    (tmp_path / RESULT).write_text(json.dumps(read(tmp_path).plain_data()))
+    assert results.done(tmp_path)
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert results.done(moved)
+    lines = (moved / RECORDS).read_text().splitlines(keepends=True)
+    (moved / RECORDS).write_text("".join(lines[:-1]))
+    assert not results.done(moved)
+    (moved / RESULT).write_text("{")
+    assert not results.done(moved)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nasfw.contracts import Architecture, Mixture, Option, SearchSpace, Supernet, Task
+from nasfw.flops import forward_flops
 from nasfw.mixtures import indices
 from nasfw.spaces import speed
 from nasfw.spaces.aggregated import AggregatedConv, block_diagonal
@@ -24,6 +25,12 @@ _DEFAULTS: Mapping[tuple[str, int], tuple[tuple[int, ...], tuple[int, ...]]] = {
     ("default", 2): ((3, 5, 7, 9), (1, 3, 7, 15)),
     ("baby", 1): ((3, 5), (1, 2)),
     ("baby", 2): ((3, 5), (1, 2)),
+}
+# What to try, by falling cost: layers and channels of the first block.
+_REDUCED: Mapping[str, tuple[tuple[int | None, int], ...]] = {
+    "wrn": ((10, 16), (10, 12), (10, 8), (10, 6), (10, 4)),
+    "wrn1d": ((None, 12), (None, 8), (None, 6), (None, 4)),
+    "tcn": ((None, 24), (None, 16), (None, 12), (None, 8)),
 }
 _SPARED = ("downsample", "pool", "shortcut", "channel_match")
 
@@ -75,9 +82,10 @@ class AggConv(SearchSpace):
     ] = "auto"
     width: Annotated[int, "width of the network that is searched, if the backbone has one"] = 1
     final_width: Annotated[int, "width of the networks that the final phase trains"] = 4
+    depth: Annotated[int | None, "layers, if the backbone (wrn) has the choice; by default 16"] = None
     channels: Annotated[
         int | Literal["paper"] | None,
-        "channels of the first block, if the backbone (wrn1d, tcn) has the choice; paper: wrn1d's published rule",
+        "channels of the first block of wrn, wrn1d or tcn; paper: the published rule of wrn1d",
     ] = None
 
     def __post_init__(self) -> None:
@@ -90,7 +98,7 @@ class AggConv(SearchSpace):
                 raise UsageError(f"a dilation below 1 is not possible: {d}")
         if self.kernel_sizes == () or self.dilations == ():
             raise UsageError("kernel_sizes and dilations must name at least one number each, or be left out")
-        for name in ("width", "final_width", "channels"):
+        for name in ("width", "final_width", "depth", "channels"):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise UsageError(f"{name} {value} is not possible; it must be at least 1")
@@ -104,6 +112,13 @@ class AggConv(SearchSpace):
     def default(self) -> Architecture:
         """Every convolution's own kernel."""
         return tuple("k{}d{}".format(*place.layout.convolution.own) for place in self.places)
+
+    @property
+    def description(self) -> str:
+        """The backbone and its size, in words."""
+        chosen = {"depth": self.depth, "channels": self.channels, "width": self.width}
+        sizes = [f"{n} {v}" for n, v in chosen.items() if v is not None and (n, v) != ("width", 1)]
+        return ", ".join([f"backbone {self._name}", *sizes])
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The backbone with the chosen kernels; convolutions that keep their own are untouched."""
@@ -121,6 +136,17 @@ class AggConv(SearchSpace):
         if not accepts(find(self._name), "width"):
             return self
         return replace(self, width=self.final_width)
+
+    def reduced(self, flops: float) -> AggConv:
+        """The space with fewer layers and channels of its built-in backbone, if these are the defaults."""
+        if self._name not in _REDUCED or (self.width, self.depth, self.channels) != (1, None, None):
+            return self
+        smaller = self
+        for depth, channels in _REDUCED[self._name]:
+            if forward_flops(smaller._fresh(), self.task.input_shape) <= flops:
+                break
+            smaller = replace(self, depth=depth, channels=channels)
+        return smaller
 
     def supernet(self) -> AggConvSupernet:
         """The backbone with all kernels of every searched convolution."""
@@ -160,9 +186,11 @@ class AggConv(SearchSpace):
 
     def _fresh(self) -> nn.Module:
         settings = {"width": self.width}
+        if self.depth is not None:
+            settings["depth"] = self.depth
         outputs = tuple(self.task.output_shape)
         if self.channels == "paper":
-            # Only one backbone has a published rule; the preset of the paper's constants suits the others too.
+            # Only one backbone has a published rule; the paper's preset is for all of them.
             settings |= {"channels": paper_channels(outputs[0])} if self._name == "wrn1d" else {}
         elif self.channels is not None:
             settings["channels"] = self.channels
@@ -170,7 +198,8 @@ class AggConv(SearchSpace):
 
     def _check_settings(self) -> None:
         factory = find(self._name)
-        for name, given in (("width", self.width != 1), ("channels", isinstance(self.channels, int))):
+        asked = {"width": self.width != 1, "depth": self.depth is not None}
+        for name, given in {**asked, "channels": isinstance(self.channels, int)}.items():
             if given and not accepts(factory, name):
                 raise UsageError(f"backbone {self._name!r} has no parameter {name}")
 

@@ -19,23 +19,26 @@ Shape = tuple[int, ...]
 Factory = Callable[..., nn.Module]
 
 
-def wrn(input_shape: Shape, output_shape: Shape, depth: int = 16, width: int = 1) -> nn.Module:
+def wrn(
+    input_shape: Shape, output_shape: Shape, depth: int = 16, width: int = 1, channels: int = 16
+) -> nn.Module:
     """Wide residual network WRN-depth-width for maps of shape (channels, height, width).
 
     Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016; as in DASH (Shen et al., NeurIPS 2022) the
     second convolution of a block has the stride and all have a bias. Batch norms keep torch's momentum. For
-    an output shape (channels, height, width) no stride is taken and nothing is pooled. ``depth`` is 6 n +
-    4; UsageError for any other, and for shapes that do not fit.
+    an output shape (channels, height, width) no stride is taken and nothing is pooled. ``channels`` are those
+    of the stem and, times ``width``, of the first of three stages. ``depth`` is 6 n + 4; UsageError for any
+    other, and for shapes that do not fit.
     """
     dense = _is_dense("wrn", input_shape, output_shape, 2)
     if depth < 10 or (depth - 4) % 6:
         raise UsageError(f"depth {depth} is no depth of a WRN; 10, 16, 22, 28 and so on are")
     if width < 1:
         raise UsageError(f"width {width} is not possible; it must be at least 1")
-    channels = 16
+    first = _at_least_one(channels) * width
     stem = nn.Conv2d(input_shape[0], channels, 3, padding=1)
     blocks = nn.Sequential()
-    for stage, planes in enumerate((16 * width, 32 * width, 64 * width)):
+    for stage, planes in enumerate((first, 2 * first, 4 * first)):
         for i in range((depth - 4) // 6):
             stride = 2 if stage > 0 and i == 0 and not dense else 1
             blocks.append(WideBlock(channels, planes, stride))
@@ -45,7 +48,7 @@ def wrn(input_shape: Shape, output_shape: Shape, depth: int = 16, width: int = 1
 
 
 def paper_channels(classes: int) -> int:
-    """Channels of the 1-D network's first block in the DASH paper: 4 below 10 classes, 16 below 20, then 64."""
+    """Channels of DASH's 1-D network in its first block: 4 up to 9 classes, 16 up to 19, then 64."""
     return int(min(4 ** min(classes // 10 + 1, 3), 64))
 
 
@@ -53,13 +56,15 @@ def wrn1d(input_shape: Shape, output_shape: Shape, channels: int | None = None) 
     """Residual network of three blocks for series of shape (channels, length).
 
     Wang, Yan and Oates, "Time Series Classification from Scratch with Deep Neural Networks", IJCNN 2017, as
-    DASH uses it: blocks of m, 2 m and 2 m channels. m is ``channels``, or by default ``paper_channels`` but at
-    least 16, since 4 channels learn too little of most series. Their first kernel has 8 taps; here it has 7, since an even kernel has no centre.
+    DASH uses it: blocks of m, 2 m and 2 m channels. m is ``channels``, or by default ``paper_channels`` but
+    at least 16, since 4 channels learn too little of most series. Their first kernel has 8 taps; here it has
+    7, since an even kernel has no centre.
     UsageError for shapes that do not fit.
     """
     _is_dense("wrn1d", input_shape, output_shape, 1)
     # The exponent is bounded so that thousands of classes do not make a number of thousands of digits.
-    m = max(16, paper_channels(output_shape[0])) if channels is None else _at_least_one(channels)
+    least = max(16, paper_channels(output_shape[0]))
+    m = least if channels is None else _at_least_one(channels)
     blocks = nn.Sequential()
     last = input_shape[0]
     for planes in (m, 2 * m, 2 * m):

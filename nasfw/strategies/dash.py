@@ -62,9 +62,14 @@ class Dash(Strategy):
         float | None,
         Field(gt=0, le=1, description="share of the batches per supernet epoch; None: the recipe's"),
     ] = None
-    mixture_optimizer: Literal["sgd", "adam"] = "sgd"
+    mixture_optimizer: Annotated[
+        Literal["sgd", "adam"], Field(description="of the mixture's logits; sgd has the recipe's momentum")
+    ] = "sgd"
     mixture_lr: Annotated[float, Field(gt=0, description="learning rate of the mixture's logits")] = 0.05
     temperature: Annotated[float, Field(gt=0, description="of the Gumbel softmax")] = 1.0
+    noise: Annotated[float, Field(ge=0, description="scale of the Gumbel noise; 0 is the plain softmax")] = (
+        1.0
+    )
     clip: Annotated[float, Field(gt=0, description="bound on the joint gradient norm")] = 1.0
     grad_scale: Annotated[
         float | None, Field(gt=0, description="normalise each decision's gradient to 1 / grad_scale")
@@ -94,9 +99,12 @@ class Dash(Strategy):
         evaluate([Trial(a, recipe) for a in chosen])
 
     def workload(self, problem: Problem) -> Workload:
-        recipe = self.supernet_recipe(problem)
         tuning = len(list(self._grid(problem.recipe))) if self._has_grid else 0
-        return Workload(min(self.candidates, problem.space.size) + tuning, recipe.passes)
+        # Without costs to trade off there is one proposal, and the plain backbone.
+        most = self.candidates if any(not o.trained for o in problem.objectives) else 2
+        return Workload(
+            min(most, self.candidates, problem.space.size) + tuning, self.supernet_recipe(problem).passes
+        )
 
     def supernet_recipe(self, problem: Problem) -> Recipe:
         """How the supernet's weights are trained: the recipe, for this strategy's epochs and fraction."""
@@ -132,7 +140,7 @@ class Dash(Strategy):
             supernet.train()
             total, seen = torch.zeros((), device=compute), 0
             for x, y in training.batches(problem.task, "train", recipe, generator, compute):
-                mixture = mixtures.gumbel_softmax(logits, self.temperature)
+                mixture = mixtures.gumbel_softmax(logits, self.temperature, self.noise)
                 loss = problem.task.loss(supernet(x, mixture), y)
                 for o in optimisers:
                     o.zero_grad()

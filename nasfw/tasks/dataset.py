@@ -44,7 +44,7 @@ class DatasetTask(Task):
     standardise: Annotated[bool, "bring inputs and targets of regression to mean 0, deviation 1"] = False
     valid_fraction: Annotated[float, "share of the training samples split off for validation"] = 0.2
     seed: Annotated[int, "seed of the split"] = 0
-    batch_size: Annotated[int | None, "training batch; by default a tenth of the samples, 8 to 64"] = None
+    batch_size: Annotated[int | None, "training batch; by default a tenth of the samples, 8 to 32"] = None
     workers: Annotated[int, "processes that read batches; 0: none but this one"] = 0
 
     def __post_init__(self) -> None:

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from nasfw.tasks.kinds import class_numbers, classes_of, infer_kind, standard_form
-from nasfw.tasks.reading import Array, as_array, check_finite, layout, portions, read_npz, standardised
+from nasfw.tasks.reading import (
+    Array,
+    Layout,
+    as_array,
+    check_finite,
+    layout,
+    portions,
+    read_npz,
+    standardised,
+)
 from nasfw.tasks.splits import split, strata
 from nasfw.tasks.targets import Code, code, scale
 from nasfw.values import UsageError
@@ -39,6 +48,21 @@ class Data:
     code: Code
     classes: tuple[Any, ...]
     description: str
+    reading: Layout
+
+    def prepare(self, x: Any) -> Tensor:
+        """Inputs that a network can take, of new samples ``x`` in the form of those for training."""
+        array = as_array("x", x)
+        check_finite("x", array)
+        if array.ndim != len(self.reading.words.split(",")):
+            raise UsageError(f"x has shape {array.shape}; x for training was read as {self.reading.words}")
+        array = self.reading(array)
+        if array.shape[1:] != self.x.shape[1:]:
+            raise UsageError(
+                f"samples of x have shape {array.shape[1:]}, channels first; those for training have "
+                f"{self.x.shape[1:]}"
+            )
+        return torch.from_numpy(standardised(array, self.mean, self.std))
 
     def batch(self, rows: Array) -> tuple[Tensor, Tensor]:
         """Inputs and targets of ``rows``."""
@@ -91,6 +115,7 @@ def load(task: ArraysTask) -> Data:
         code=target_code,
         classes=classes,
         description=description,
+        reading=reading,
     )
 
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from nasfw.contracts import Candidate, SearchSpace, Task
-from nasfw.objectives.size import Flops, Parameters, forward_flops, fourier_flops
+from nasfw.flops import forward_flops, fourier_flops
+from nasfw.objectives.size import Flops, Parameters
 
 
 class Call(nn.Module):

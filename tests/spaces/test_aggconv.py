@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from nasfw.flops import forward_flops
 from nasfw.mixtures import gumbel_softmax, one_hot, uniform
 from nasfw.spaces.aggconv import AggConv
 from nasfw.spaces.backbones import tcn, wrn, wrn1d
@@ -228,6 +229,36 @@ def test_width_of_a_users_backbone_is_enlarged(task):
     assert space.enlarged().build(space.default).conv.out_channels == 16
 
 
+@pytest.mark.parametrize(("inputs", "name"), [((1, 8, 8), "wrn"), ((1, 32), "wrn1d"), ((1, 32), "tcn")])
+def test_reduced_fits_the_limit_or_is_the_smallest(task, inputs, name):
+    space = AggConv(task(inputs, (3,)), backbone=name)
+
+    def cost(s):
+        return forward_flops(s.build(s.default), inputs)
+
+    assert space.reduced(cost(space)) is space
+    half = space.reduced(cost(space) / 2)
+    assert cost(half) <= cost(space) / 2
+    smallest = space.reduced(0.0)
+    assert 0 < cost(smallest) < cost(half)
+    assert smallest.reduced(0.0) == smallest
+
+
+def test_a_size_that_was_asked_for_is_not_reduced(task):
+    for settings in ({"width": 2}, {"depth": 22}, {"channels": 24}):
+        space = AggConv(task((1, 8, 8), (3,)), backbone="wrn", **settings)
+        assert space.reduced(0.0) is space
+    own = AggConv(task((2, 9), (3,)), backbone="own:Inner")
+    assert own.reduced(0.0) is own
+
+
+def test_the_papers_channels_leave_other_backbones_alone(task):
+    narrow = AggConv(task((1, 32), (3,)), channels="paper")
+    assert narrow.build(narrow.default).blocks[0].conv1.out_channels == 4
+    maps = AggConv(task((1, 8, 8), (3,)), channels="paper")
+    assert maps.build(maps.default).stem.out_channels == 16
+
+
 def test_looking_at_the_decisions_leaves_the_random_stream_alone(task):
     torch.manual_seed(5)
     expected_draw = torch.rand(3)
@@ -313,7 +344,7 @@ def test_impossible_settings_are_refused_at_once(task, settings, message):
         ({}, (1, 2, 3, 4), "no built-in backbone"),
         ({}, (5,), "no built-in backbone"),
         ({"width": 2}, (1, 8), "has no parameter width"),
-        ({"channels": 2}, (1, 8, 8), "has no parameter channels"),
+        ({"depth": 16}, (1, 8), "has no parameter depth"),
         ({"backbone": "own:without_convolution"}, (1, 8, 8), "no convolution to search"),
         ({"backbone": "own:wrong_output"}, (1, 8, 8), r"gives an output of shape \(72,\)"),
         ({"backbone": "own:cannot_run"}, (1, 8, 8), "cannot process an input of shape"),
