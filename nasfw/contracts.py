@@ -304,7 +304,9 @@ class Evaluate(Protocol):
 
 
 class Strategy(ABC):
-    """How to look for good architectures."""
+    """How to look for good architectures. ``yardstick`` says that others are measured against it."""
+
+    yardstick: ClassVar[bool] = False
 
     @abstractmethod
     def search(self, problem: Problem, evaluate: Evaluate) -> None:

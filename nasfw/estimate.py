@@ -67,16 +67,16 @@ def _of_space(experiment: Experiment, label: str) -> Estimate:
         final = statistics.fmean(_network_step(enlarged, a) for a in some)
         work = experiment.strategy.workload(problem)
         supernet_step = supernet_parameters = None
-        if work is not None and work.supernet_epochs:
+        if work is not None and work.supernet_passes:
             supernet_step, supernet_parameters = _supernet_step(problem)
         plain_size = count_parameters(space.build(space.default))
         final_size = count_parameters(enlarged.space.build(space.default))
-    steps = recipe.epochs * training.steps_per_epoch(task, "train", recipe)
+    # Steps of one pass over the training split.
+    steps = training.steps_per_epoch(task, "train", replace(recipe, fraction=1.0))
     whole = recipe.epochs * training.steps_per_epoch(task, "full", recipe)
     search = None
     if work is not None:
-        passes = work.supernet_epochs / max(recipe.passes, 1e-9)
-        search = steps * (work.trials * candidate + passes * (supernet_step or 0.0))
+        search = steps * (work.passes * candidate + work.supernet_passes * (supernet_step or 0.0))
     again, yardsticks = experiment.settings.final is not None, experiment.yardsticks
     # The best and the yardsticks with every seed, the rest of the front with one.
     networks = experiment.final.limit - 1 + len(experiment.seeds) * (1 + len(yardsticks)) if again else 0

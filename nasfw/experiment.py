@@ -101,8 +101,8 @@ class Experiment:
     @property
     def yardsticks(self) -> tuple[str, ...]:
         """What the front is compared with; random search is not compared with itself."""
-        itself = isinstance(self.strategy, RandomSearch)
-        return tuple(y for y in self.settings.yardsticks if not (itself and y == "random"))
+        alone = self.strategy.yardstick
+        return tuple(y for y in self.settings.yardsticks if not (alone and y == "random"))
 
     def _start(self, folder: Path) -> None:
         folders.write(folder / SETTINGS, dumps(self.settings.plain()))

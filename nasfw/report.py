@@ -92,8 +92,8 @@ def _work(experiment: Experiment) -> str:
         if work is None:
             continue
         supernet = (
-            f"a supernet for {_count(work.supernet_epochs, 'pass')} over the data, then "
-            if work.supernet_epochs
+            f"a supernet for {_count(work.supernet_passes, 'pass')} over the data, then "
+            if work.supernet_passes
             else ""
         )
         parts.append(f"{supernet}{_count(work.trials, 'architecture')} from scratch")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -165,11 +165,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a strategy is about to do, in trials and in epochs of its own training of a supernet."""
+    """What a strategy is about to do: trials, and how often they and its own supernet pass over the data."""
 
     trials: int
-    supernet_epochs: float = 0.0
-    notes: tuple[str, ...] = field(default=())
+    passes: float
+    supernet_passes: float = 0.0
 
 
 def digest(*parts: object) -> str:

@@ -153,7 +153,7 @@ class AggConv(SearchSpace):
         network = self._fresh()
         for place in self.places:
             network.set_submodule(place.name, AggregatedConv(self._layout(place), self.mode))
-        supernet = AggConvSupernet(network, self.places)
+        supernet = AggConvSupernet(network, self.places, len(self.task.output_shape) > 1)
         supernet.cost = self._cost()
         return supernet
 
@@ -268,9 +268,9 @@ class AggConv(SearchSpace):
 class AggConvSupernet(Supernet):
     """The backbone with an ``AggregatedConv`` in each of the ``places``."""
 
-    def __init__(self, network: nn.Module, places: Sequence[Place]) -> None:
+    def __init__(self, network: nn.Module, places: Sequence[Place], dense: bool = False) -> None:
         super().__init__()
-        self.network, self.places = network, list(places)
+        self.network, self.places, self.dense = network, list(places), dense
 
     @property
     def layers(self) -> Iterator[AggregatedConv]:
@@ -295,6 +295,13 @@ class AggConvSupernet(Supernet):
             # A mixture that stays would keep its graph alive, and the supernet from being copied.
             for layer in layers:
                 layer.mixture = None
+
+    def fields(self) -> list[Tensor]:
+        """What the authors' code penalises: the receptive field d (k - 1) + 1; 10 k for dense prediction."""
+        return [
+            torch.tensor([10.0 * k if self.dense else d * (k - 1.0) + 1 for k, d in place.layout.kernels])
+            for place in self.places
+        ]
 
     def weights(self, architecture: Architecture) -> Mapping[str, Tensor]:
         """The state of the standalone network; taps that cannot touch the map are zero."""

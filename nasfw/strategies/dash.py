@@ -29,11 +29,13 @@ from nasfw.contracts import (
 )
 from nasfw.pareto import spread
 from nasfw.records import costs
-from nasfw.tradeoff import option_costs, supported
+from nasfw.tradeoff import Array, option_costs, supported
 
 log = logging.getLogger("nasfw")
 
 _CALIBRATION = 16
+# Below so many batches an epoch, a recipe of the grid is tried on this share of them.
+_TUNE_FRACTIONS = ((50, 0.2), (100, 0.1), (500, 0.05))
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,12 @@ class Dash(Strategy):
        architecture that maximises sum(log mixture weight) - t * sum(cost) for some t >= 0 is proposed, where
        an option's cost is measured by putting it alone into the plain backbone; with several costs, each by
        itself and their normalised sum. At most ``proposals`` of them, evenly along the way.
-    3. Proposals are ranked on the validation split with the supernet's weights, their batch statistics
-       computed anew; the best, the plain backbone, and those that keep the most hypervolume are the
-       ``candidates``.
+    3. The ``candidates`` are, as far as they go: the preferred architecture; the plain backbone; the plain
+       backbone with the one change, and with half of the changes, that the mixture prefers most over the
+       backbone's own options; then of the proposals, ranked on the validation split with the supernet's
+       weights and batch statistics computed anew, those that keep the most hypervolume. The changes count
+       because a short training of a large mixture says more about where another option helps than about all
+       layers at once.
     4. If a grid of recipes is given, the best architecture tries it with short trainings.
     5. The candidates are trained from scratch with the best recipe.
     """
@@ -85,7 +90,8 @@ class Dash(Strategy):
         None
     )
     tune_fraction: Annotated[
-        float | None, Field(gt=0, le=1, description="share of the batches per epoch of the grid")
+        Annotated[float, Field(gt=0, le=1)] | Literal["paper"] | None,
+        Field(description="share of the batches per epoch of the grid; paper: less, the more there are"),
     ] = None
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
@@ -93,18 +99,18 @@ class Dash(Strategy):
         weights = [torch.softmax(a.detach(), 0).cpu() for a in logits]
         best = mixtures.discretise(problem.space.decisions, weights)
         log.info("the mixture prefers %s", dict(zip(problem.space.decisions, best, strict=True)))
-        proposals = self.propose(problem, weights)
-        chosen = self._choose(problem, evaluate, supernet, best, proposals)
+        changed, proposals = cautious(problem, weights), self.propose(problem, weights)
+        chosen = self._choose(problem, evaluate, supernet, best, changed, proposals)
         recipe = self._tune(problem, evaluate, best)
         evaluate([Trial(a, recipe) for a in chosen])
 
     def workload(self, problem: Problem) -> Workload:
-        tuning = len(list(self._grid(problem.recipe))) if self._has_grid else 0
-        # Without costs to trade off there is one proposal, and the plain backbone.
-        most = self.candidates if any(not o.trained for o in problem.objectives) else 2
-        return Workload(
-            min(most, self.candidates, problem.space.size) + tuning, self.supernet_recipe(problem).passes
-        )
+        grid = list(self._grid(problem)) if self._has_grid else []
+        # Without costs to trade off there are the preferred one, the plain backbone, and two in between.
+        most = self.candidates if any(not o.trained for o in problem.objectives) else 4
+        count = min(most, self.candidates, problem.space.size)
+        passes = sum(r.passes for r in grid) + count * problem.recipe.passes
+        return Workload(count + len(grid), passes, self.supernet_recipe(problem).passes)
 
     def supernet_recipe(self, problem: Problem) -> Recipe:
         """How the supernet's weights are trained: the recipe, for this strategy's epochs and fraction."""
@@ -179,7 +185,7 @@ class Dash(Strategy):
     def propose(self, problem: Problem, weights: Sequence[Tensor]) -> list[Architecture]:
         """Architectures along the trade-off: the preferred one, then cheapest first within each cost."""
         decisions = problem.space.decisions
-        gains = [np.log(np.maximum(w.double().numpy(), 1e-30)) for w in weights]
+        gains = _gains(weights)
         tables = [option_costs(problem, o) for o in problem.objectives if not o.trained]
         if len(tables) > 1:
             scaled = [_normalised(table) for table in tables]
@@ -198,10 +204,11 @@ class Dash(Strategy):
         evaluate: Evaluate,
         supernet: Supernet,
         best: Architecture,
+        changed: Sequence[Architecture],
         proposals: Sequence[Architecture],
     ) -> list[Architecture]:
-        must = list(dict.fromkeys([best, problem.space.default]))
-        if len(proposals) <= 1:
+        must = list(dict.fromkeys([best, problem.space.default, *changed]))
+        if len(proposals) <= 1 or len(must) >= self.candidates:
             return must[: self.candidates]
         ranked, values = [], []
         with progress.track("ranking proposals", len(proposals)) as bar:
@@ -223,13 +230,15 @@ class Dash(Strategy):
     def _has_grid(self) -> bool:
         return bool(self.lrs or self.dropouts or self.weight_decays or self.momenta)
 
-    def _grid(self, recipe: Recipe) -> Iterator[Recipe]:
+    def _grid(self, problem: Problem) -> Iterator[Recipe]:
         """Recipes to try, learning rate outermost."""
-        short = replace(
-            recipe,
-            epochs=self.tune_epochs or recipe.epochs,
-            fraction=self.tune_fraction or recipe.fraction,
-        )
+        recipe = problem.recipe
+        if self.tune_fraction == "paper":
+            whole = training.steps_per_epoch(problem.task, "train", replace(recipe, fraction=1.0))
+            fraction = next((f for most, f in _TUNE_FRACTIONS if whole < most), 0.01)
+        else:
+            fraction = self.tune_fraction or recipe.fraction
+        short = replace(recipe, epochs=self.tune_epochs or recipe.epochs, fraction=fraction)
         for lr, dropout, decay, momentum in product(
             self.lrs or (recipe.lr,),
             self.dropouts or (recipe.dropout,),
@@ -245,7 +254,7 @@ class Dash(Strategy):
         """
         if not self._has_grid:
             return problem.recipe
-        grid = list(self._grid(problem.recipe))
+        grid = list(self._grid(problem))
         per_lr = len(grid) // max(1, len(self.lrs))
         chosen, lowest, best_so_far = problem.recipe, np.inf, []
         queue = iter(grid)
@@ -259,6 +268,23 @@ class Dash(Strategy):
             if len(best_so_far) == 2 and best_so_far[1] >= best_so_far[0]:
                 break
         return replace(chosen, epochs=problem.recipe.epochs, fraction=problem.recipe.fraction)
+
+
+def cautious(problem: Problem, weights: Sequence[Tensor]) -> list[Architecture]:
+    """The plain backbone with its most preferred change, and with half of the preferred changes.
+
+    The trade-off between mixture weight and the number of changes, by ``supported``.
+    """
+    options = list(problem.space.decisions.values())
+    plain = mixtures.indices(problem.space.decisions, problem.space.default)
+    changes = [np.array([float(j != i) for j in range(len(o))]) for o, i in zip(options, plain, strict=True)]
+    walk = supported(_gains(weights), changes)
+    steps = [walk[min(1, len(walk) - 1)], walk[len(walk) // 2]]
+    return [tuple(o[j] for o, j in zip(options, step, strict=True)) for step in steps]
+
+
+def _gains(weights: Sequence[Tensor]) -> list[Array]:
+    return [np.log(np.maximum(w.double().numpy(), 1e-30)) for w in weights]
 
 
 def inherit(problem: Problem, supernet: Supernet, architecture: Architecture) -> Candidate:

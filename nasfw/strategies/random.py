@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -16,6 +16,8 @@ from nasfw.contracts import Architecture, Evaluate, Problem, SearchSpace, Strate
 class RandomSearch(Strategy):
     """Trains architectures drawn uniformly, each once, with the task's recipe."""
 
+    yardstick: ClassVar[bool] = True
+
     trials: Annotated[int, Field(ge=1, description="how many different architectures to train")] = 16
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
@@ -25,7 +27,8 @@ class RandomSearch(Strategy):
             pass
 
     def workload(self, problem: Problem) -> Workload:
-        return Workload(min(self.trials, problem.space.size))
+        trials = min(self.trials, problem.space.size)
+        return Workload(trials, trials * problem.recipe.passes)
 
 
 def distinct(space: SearchSpace, rng: np.random.Generator, count: int) -> Iterator[Architecture]:

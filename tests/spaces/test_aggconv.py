@@ -283,6 +283,20 @@ def test_mixture_gets_gradients_and_is_forgotten(task):
     assert all(layer.mixture is None for layer in supernet.layers)
 
 
+def test_fields_are_the_released_penalties(task):
+    """With the factor 1e-5 their norm is 1.87e-3 for maps, 4.4e-3 for series, 2.6e-3 for dense maps."""
+    for inputs, outputs, norm in (
+        ((1, 8, 8), (3,), 1.87e-3),
+        ((1, 16), (3,), 4.4e-3),
+        ((1, 8, 8), (1, 8, 8), 2.6e-3),
+    ):
+        space = AggConv(task(inputs, outputs))
+        fields = space.supernet().fields()
+        assert [len(f) for f in fields] == [len(o) for o in space.decisions.values()]
+        paper = min(fields, key=len)
+        assert 1e-5 * float(paper.norm()) == pytest.approx(norm, rel=0.02)
+
+
 def test_weights_are_copies(task):
     space = AggConv(task((1, 4, 4), (3,)), preset="baby")
     supernet = space.supernet()

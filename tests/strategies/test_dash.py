@@ -32,7 +32,7 @@ from nasfw.engine import Budget, search
 from nasfw.executors import Serial
 from nasfw.mixtures import discretise
 from nasfw.records import Records, front
-from nasfw.strategies.dash import Dash, inherit
+from nasfw.strategies.dash import Dash, cautious, inherit
 from nasfw.testing import ToySpace, ToyTask
 
 PLAIN_STEP = Recipe(
@@ -303,9 +303,9 @@ def test_a_search_trains_the_preferred_the_plain_and_no_more_than_the_candidates
             assert (0.0, 0.0) in architectures
 
 
-def test_with_one_objective_the_preferred_and_the_plain_network_are_trained(tmp_path):
+def test_with_one_objective_what_lies_between_plain_and_preferred_is_trained(tmp_path):
     found = run(tmp_path, Dash(), learnt(tmp_path, Wrong(), scales=(0.0, 1.0)))
-    assert [r.architecture for r in found] == [(1.0, 1.0), (0.0, 0.0)]
+    assert [r.architecture for r in found] == [(1.0, 1.0), (0.0, 0.0), (0.0, 1.0)]
     assert found[0].values["error"] < found[1].values["error"]
 
 
@@ -359,7 +359,7 @@ def test_workload_counts_the_grid_and_the_supernets_epochs():
     dash = Dash(epochs=5, fraction=0.5, candidates=4, lrs=(0.1, 0.2), momenta=(0.9, 0.5))
     work = dash.workload(problem())
     assert work.trials == 4 + 4
-    assert work.supernet_epochs == pytest.approx(2.5, abs=1e-12)
+    assert work.supernet_passes == pytest.approx(2.5, abs=1e-12)
 
 
 def test_the_front_of_a_known_space_is_found(tmp_path):
@@ -531,3 +531,37 @@ def test_a_search_killed_at_random_moments_ends_with_the_same_records(tmp_path, 
 def contents(folder: Path) -> Sequence[object]:
     """All that the records say but the time."""
     return [replace(r, seconds=0.0) for r in Records(folder / "r.jsonl")]
+
+
+def test_cautious_changes_what_the_mixture_prefers_most(tmp_path):
+    """Of four decisions the second is surest, then the last; the first prefers its own option."""
+    space = Four(ToyTask())
+    weights = [torch.tensor(w) for w in ([0.6, 0.4], [0.1, 0.9], [0.4, 0.6], [0.2, 0.8])]
+    shown = Problem(space, space.task, [], space.task.recipe, 0, tmp_path)
+    assert cautious(shown, weights) == [(0.0, 1.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0)]
+    weights[0] = torch.tensor([0.45, 0.55])
+    assert cautious(shown, weights) == [(0.0, 1.0, 0.0, 0.0), (0.0, 1.0, 0.0, 1.0)]
+
+
+def test_cautious_keeps_the_plain_network_that_is_preferred(tmp_path):
+    space = Four(ToyTask())
+    shown = Problem(space, space.task, [], space.task.recipe, 0, tmp_path)
+    assert set(cautious(shown, [torch.tensor([0.7, 0.3])] * 4)) == {space.default}
+
+
+@dataclass(frozen=True)
+class Four(SearchSpace):
+    """Four decisions between 0 and 1; the plain network is all zeros."""
+
+    task: ToyTask
+
+    @property
+    def decisions(self):
+        return dict.fromkeys("abcd", (0.0, 1.0))
+
+    @property
+    def default(self):
+        return (0.0,) * 4
+
+    def build(self, architecture):
+        return torch.nn.Identity()

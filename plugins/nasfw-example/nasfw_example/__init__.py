@@ -69,7 +69,8 @@ class Climb(nasfw.Strategy):
             current = problem.space.mutate(best, rng)
 
     def workload(self, problem: nasfw.Problem) -> nasfw.Workload:
-        return nasfw.Workload(min(self.steps, problem.space.size))
+        trials = min(self.steps, problem.space.size)
+        return nasfw.Workload(trials, trials * problem.recipe.passes)
 
 
 @dataclass(frozen=True)
