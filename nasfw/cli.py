@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from nasfw.guide import GUIDE
 from nasfw.hardware.machine import share_politely
 from nasfw.values import UsageError
 
@@ -72,7 +73,7 @@ def root() -> None:
     """
 
 
-@app.command()
+@app.command(help=GUIDE)
 @_guarded
 def run(
     settings: Annotated[
@@ -81,24 +82,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be run and stop")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="one line for every trial")] = False,
 ) -> None:
-    """Search, train the front again, and compare it with the plain backbone and random search.
-
-    Settings are written `name=value`, in any order. A plugin is a name, and `name.parameter=value` sets one
-    of its parameters; `nasfw plugins NAME` lists them.
-
-    - `nasfw run task=digits spaces=aggconv strategy=dash`
-    - `nasfw run task=my.npz` searches on your arrays `x_train`, `y_train` and, if there, `x_test`, `y_test`
-    - `nasfw run strategy=random strategy.trials=8 final.seeds=1`
-    - `nasfw run strategy.epochs=20 spaces.kernel_sizes=[3,5] objectives=[accuracy,flops]`
-    - `nasfw run config=settings.yaml seed=1 folder=runs/mine`
-
-    Settings: `task`, `spaces`, `strategy`, `objectives`, `hardware`, `compute`, `executor`, `budget.trials`,
-    `budget.seconds`, `recipe.NAME` (epochs, lr, batch_size, ...), `final.epochs`, `final.seeds`,
-    `final.limit` or `final=false`, `yardsticks`, `seed`, `folder`, `experiment` (quick or paper), `effort`
-    (work of the quick preset, 1 is some minutes), `config`.
-
-    The same command in the same folder goes on where it stopped.
-    """
+    """Search, train the front again, and compare it with the plain backbone and random search."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[_Handler()])
     from nasfw import config, display, plugins, report
 

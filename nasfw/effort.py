@@ -14,7 +14,7 @@ from nasfw.values import Recipe
 # One training of the plain backbone; a whole run is some forty to eighty of them.
 _SECONDS = 4.5
 # Where that is less than this many passes over the data, they are made, up to a time.
-_PASSES, _AT_MOST = 5.0, 12.0
+_PASSES, _AT_MOST = 5.0, 8.0
 _EPOCHS = (8, 60)
 
 _STEP_SECONDS = 0.008

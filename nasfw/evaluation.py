@@ -15,11 +15,11 @@ Verdict = Literal["beat", "tied", "did not beat"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours against theirs, paired by seed; a positive difference is in our favour, in the objective's unit.
+    """Ours against theirs; a positive difference is in our favour, in the objective's unit.
 
-    ``difference`` is the median over the seeds, ``lowest`` and ``highest`` are the extremes. The verdict is
-    "beat" if the median is positive and more seeds are won than lost, "tied" if the median is zero, otherwise
-    "did not beat".
+    ``difference`` is that of the medians over the seeds. Paired by seed, ``lowest`` and ``highest`` are the
+    extreme differences, and ``wins``, ``ties`` and ``losses`` count the seeds. The verdict is "beat" if the
+    difference is positive and more seeds are won than lost, "tied" if it is zero, otherwise "did not beat".
     """
 
     difference: float
@@ -63,7 +63,7 @@ def compare(ours: Sequence[float], theirs: Sequence[float], maximise: bool) -> C
     gain = a - b if maximise else b - a
     wins, losses = int((gain > 0).sum()), int((gain < 0).sum())
     return Comparison(
-        difference=float(np.median(gain)),
+        difference=float(np.median(a) - np.median(b)) * (1.0 if maximise else -1.0),
         lowest=float(gain.min()),
         highest=float(gain.max()),
         wins=wins,

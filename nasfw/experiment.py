@@ -129,6 +129,7 @@ class Experiment:
             limit=self.final.limit,
             final=self.settings.final is not None,
             data=self.data,
+            metric=self.task.metric,
         )
 
     def _search(self, label: str, folder: Path, records: Records) -> float:
@@ -295,7 +296,7 @@ def _objectives(
     names = [o.name for o in made]
     double = sorted({n for n in names if names.count(n) > 1})
     if double:
-        raise UsageError(f"objectives {', '.join(double)} are given twice")
+        raise UsageError(f"{', '.join(double)}: such an objective is given twice")
     return sorted(made, key=lambda o: not o.trained)
 
 

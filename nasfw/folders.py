@@ -115,7 +115,6 @@ def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of the folder; UsageError if one is in it."""
     """Keep other processes out of ``folder``; UsageError if one is in it."""
     lock = FileLock(folder / ".lock", timeout=0)
     try:
@@ -145,7 +144,6 @@ def discard(folder: Path) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a small file, all of it or nothing."""
     """Write the file, all of it or nothing."""
     scratch = path.with_name(path.name + ".tmp")
     scratch.write_text(text)
@@ -153,7 +151,6 @@ def write(path: Path, text: str) -> None:
 
 
 def link(folder: Path) -> None:
-    """Point ``runs/latest`` to a folder in ``runs``."""
     """Let ``runs/latest`` point to ``folder`` if that is in ``runs``."""
     if folder.parent.name != RUNS.name:
         return

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 _CONTRACTS = {"Task", "SearchSpace", "Strategy", "Objective", "Device", "Executor"}
-_LIGHT = {"__future__", "collections.abc", "pathlib", "pydantic", "typing", "nasfw.values"}
+_LIGHT = {
+    "__future__",
+    "collections.abc",
+    "pathlib",
+    "pydantic",
+    "typing",
+    "nasfw.values",
+    "nasfw.spaces.limits",
+}
 
 
 def outline(reference: str) -> type | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -12,6 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from nasfw.display import PERCENT, format_seconds, format_value, front_table, text_table
+from nasfw.experiments import EXPERIMENTS
 from nasfw.parameters import suggestion
 from nasfw.results import Network, Result
 from nasfw.values import Measure, Recipe, UsageError
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 _SHOWN = 20
 _YARDSTICKS = {
     "plain": "the plain backbone by the same recipe",
-    "random": "random search with the same training budget",
+    "random": "random search with as many passes over the data, as the cost of a step is modelled",
 }
 
 
@@ -63,7 +65,7 @@ def _plan(experiment: Experiment, folder: Path) -> Iterator[tuple[str, str]]:
         yield "", described
     for label, space in experiment.spaces.items():
         described = getattr(space, "description", "")
-        size = f"{len(space.decisions)} decisions, {space.size:.3g} architectures"
+        size = f"{_count(len(space.decisions), 'decision')}, {space.size:.3g} architectures"
         yield "Space", f"{label}: {described + '; ' if described else ''}{size}"
     yield "Strategy", name_of(settings.strategy) + _work(experiment)
     directions = [
@@ -76,7 +78,7 @@ def _plan(experiment: Experiment, folder: Path) -> Iterator[tuple[str, str]]:
         yield (
             "Final",
             f"up to {experiment.final.limit} networks, trained on train and valid together and measured "
-            f"on test, the best with seeds {seeds}",
+            f"on test, the best with {'seeds' if len(experiment.seeds) > 1 else 'seed'} {seeds}",
         )
         if experiment.yardsticks:
             yield "Beside it", " and ".join(_YARDSTICKS[y] for y in experiment.yardsticks)
@@ -96,7 +98,7 @@ def _work(experiment: Experiment) -> str:
             if work.supernet_passes
             else ""
         )
-        parts.append(f"{supernet}{_count(work.trials, 'architecture')} from scratch")
+        parts.append(f"{supernet}up to {_count(work.trials, 'network')} from scratch")
     return ": trains " + "; ".join(parts) if parts else ""
 
 
@@ -154,15 +156,16 @@ def _times(e: Estimate) -> RenderableType:
 
 def outcome(result: Result) -> RenderableType:
     """The front, the yardsticks beside it, and whether the search beat them."""
-    measures = result.summary.measures
+    measures = [replace(m, name=_label(m, result)) for m in result.summary.measures]
     kind = "test split" if result.phase == "final" else "validation split; not trained again yet"
     title = f"Pareto front of {result.summary.task} ({kind})"
     rows = [_row(n, result) for n in result.front[:_SHOWN]]
     below = []
-    if result.pick is not None and result.pick not in result.front:
+    unchanged = _is_plain(result)
+    if result.pick is not None and result.pick not in result.front and not unchanged:
         below.append(_row(result.pick, result))
     if result.plain is not None:
-        below.append(_row(result.plain, result, "plain backbone"))
+        below.append(_row(result.plain, result, "plain backbone" + " *" * unchanged))
     if result.random is not None:
         below.append(_row(result.random, result, "random search"))
     parts: list[RenderableType] = [front_table(rows, measures, below, title)]
@@ -170,7 +173,9 @@ def outcome(result: Result) -> RenderableType:
         parts.append(Text(f"... and {len(result.front) - _SHOWN} more; --json shows all."))
     parts.append(Text(_counts(result)))
     if result.pick is not None:
-        parts.append(Text(f"* {result.pick.name}, best on the validation split: {choices(result.pick)}"))
+        what = "the plain backbone as it is" if unchanged else choices(result.pick)
+        other = "" if result.pick in result.front else ", though not on the test split"
+        parts.append(Text(f"* best on the validation split{other}: {what}"))
     said = verdict(result)
     if said:
         parts += [Text(), Text(said, style="bold")]
@@ -180,6 +185,11 @@ def outcome(result: Result) -> RenderableType:
     return Group(*parts)
 
 
+def _is_plain(result: Result) -> bool:
+    pick, plain = result.pick, result.plain
+    return pick is not None and plain is not None and pick.architecture == plain.architecture
+
+
 def _row(network: Network, result: Result, name: str = "") -> dict[str, Any]:
     first = result.summary.measures[0]
     mark = " *" if network == result.pick and not name else ""
@@ -187,7 +197,15 @@ def _row(network: Network, result: Result, name: str = "") -> dict[str, Any]:
     row: dict[str, Any] = {"network": name or network.name + mark}
     if result.phase == "final":
         row["validated"] = format_value(validation, first.unit, first.name)
-    return row | {name: list(values) for name, values in network.values.items()}
+    return row | {_label(m, result): list(network.values[m.name]) for m in result.summary.measures}
+
+
+def _label(measure: Measure, result: Result) -> str:
+    """A measure's name for people: an error is called by the metric that it is."""
+    metric = result.summary.metric
+    if measure.name != "error" or metric == "error":
+        return measure.name
+    return f"1 - {metric}" if metric in PERCENT else metric
 
 
 def _counts(result: Result) -> str:
@@ -204,7 +222,7 @@ def _counts(result: Result) -> str:
 
 def _took(trials: int, seconds: float | None) -> str:
     if seconds is None:
-        return _count(trials, "trial")
+        return f"{_count(trials, 'trial')} (interrupted)"
     duration = format_value(seconds, "s") if seconds < 1 else format_seconds(seconds)
     return f"{_count(trials, 'trial')} in {duration}"
 
@@ -219,8 +237,8 @@ def verdict(result: Result) -> str:
     first = result.summary.measures[0]
     parts = []
     if result.pick is not None and result.plain is not None:
-        if result.pick.architecture == result.plain.architecture:
-            parts.append("did not beat the plain backbone, which it picked itself")
+        if _is_plain(result):
+            parts.append("did not beat the plain backbone, which it chose unchanged")
         else:
             parts.append(_against(result, result.plain, "the plain backbone", first))
     if result.random is not None:
@@ -235,10 +253,11 @@ def _against(result: Result, other: Network, name: str, measure: Measure) -> str
     seeds = sorted(set(result.pick.seeds) & set(other.seeds))
     ours, theirs = (_per_seed(n, seeds, measure) for n in (result.pick, other))
     plural = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
-    figures = f"({measure.name} {ours} against {theirs} with {plural})"
+    figures = f"({_label(measure, result)} {ours} against {theirs} with {plural})"
     amount = difference(abs(comparison.difference), measure)
     if len(seeds) > 1:
         amount += " in the median"
+        figures = f"{figures[:-1]}, {comparison.wins} of {len(seeds)} better)"
     if comparison.verdict == "beat":
         return f"beat {name} by {amount} {figures}"
     if comparison.verdict == "tied":
@@ -288,7 +307,18 @@ def explanation(registry: Registry, name: str) -> RenderableType:
             for p in registry.parameters(entry)
         ]
         parts.append(text_table(rows) if rows else Text("It has no parameters."))
+        parts += [Text(line) for line in _presets(entry.kind, entry.name)]
     return Group(*parts)
+
+
+def _presets(kind: str, name: str) -> Iterator[str]:
+    """What the presets set of a plugin's parameters."""
+    for preset, content in EXPERIMENTS.items():
+        values = content["plugins"].get(kind, {}).get(name)
+        if values:
+            default = ", the default without a GPU," if preset == "quick" else ""
+            listed = ", ".join(f"{n}={v}" for n, v in values.items())
+            yield f"experiment={preset}{default} sets {listed}"
 
 
 def difference(amount: float, measure: Measure) -> str:

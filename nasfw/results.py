@@ -32,6 +32,7 @@ class Summary:
     limit: int
     final: bool
     data: str = ""
+    metric: str = "error"
 
     def write(self, folder: Path) -> None:
         """Write the file, all of it or nothing."""
@@ -108,6 +109,17 @@ class Result:
     hypervolume: float
     reference: list[float]
     done: bool
+
+    def __str__(self) -> str:
+        """The tables and sentences that the command line prints."""
+        from rich.console import Console
+
+        from nasfw.report import outcome
+
+        console = Console(width=100, color_system=None)
+        with console.capture() as text:
+            console.print(outcome(self))
+        return text.get().rstrip()
 
     def against(self, other: Network | None) -> evaluation.Comparison | None:
         """The pick's first objective against ``other``'s over the same seeds; None if there is no other."""

@@ -40,7 +40,7 @@ def test_more_effort_never_trains_less(samples, flops, effort, factor):
 def test_a_network_at_the_size_limit_gets_five_passes(samples):
     """The limit solves: five passes at the modelled speed take the longest time allowed, steps aside."""
     flops = size_limit(samples, 1.0)
-    assert 3 * flops * 5 * samples / 4e10 == pytest.approx(12.0)
+    assert 3 * flops * 5 * samples / 4e10 == pytest.approx(8.0)
 
 
 def test_small_steps_use_one_thread():

@@ -110,11 +110,11 @@ def test_relative_improvement_needs_a_positive_mean(scores):
 
 
 def test_a_comparison_pairs_seeds():
-    result = compare([0.90, 0.80, 0.75], [0.85, 0.80, 0.50], maximise=True)
+    result = compare([0.90, 0.82, 0.75], [0.85, 0.80, 0.75], maximise=True)
     assert (result.wins, result.ties, result.losses, result.seeds) == (2, 1, 0, 3)
-    assert (result.difference, result.lowest, result.highest) == pytest.approx((0.05, 0.0, 0.25), abs=1e-15)
+    assert (result.difference, result.lowest, result.highest) == pytest.approx((0.02, 0.0, 0.05), abs=1e-15)
     assert result.verdict == "beat"
-    assert str(result) == "beat (median +0.05, +0 to +0.25 over 3 seeds: 2 won, 1 tied, 0 lost)"
+    assert str(result) == "beat (median +0.02, +0 to +0.05 over 3 seeds: 2 won, 1 tied, 0 lost)"
 
 
 @pytest.mark.parametrize(

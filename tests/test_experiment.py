@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import nasfw
 from nasfw import config, experiment, folders, plugins
 from nasfw.contracts import Device, Objective, Unsupported
 from nasfw.experiment import labelled, prepare, threads
@@ -239,3 +240,19 @@ def test_what_takes_a_share_takes_at_least_one():
     assert experiment._share(1, 3) == 1
     assert experiment._share(1.5, 3) == 0.5
     assert experiment._share(None, 3) is None
+
+
+def test_the_papers_preset_runs(tmp_path):
+    """Its penalty, its grid and its schedule, for one epoch each."""
+    y = torch.arange(60) % 2
+    task = nasfw.ArraysTask(torch.randn(60, 1, 16, generator=torch.Generator().manual_seed(0)), y)
+    short = {"epochs": 1, "tune_epochs": 1, "lrs": [0.1, 0.01], "dropouts": [], "weight_decays": []}
+    outcome = nasfw.run(
+        task=task,
+        experiment="paper",
+        recipe={"epochs": 1},
+        strategy={"dash": {**short, "momenta": [], "candidates": 2}},
+        final=False,
+        folder=tmp_path / "run",
+    )
+    assert 2 <= outcome.trials <= 4

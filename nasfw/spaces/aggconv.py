@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from nasfw.contracts import Architecture, Mixture, Option, SearchSpace, Supernet, Task
@@ -17,6 +18,7 @@ from nasfw.spaces import speed
 from nasfw.spaces.aggregated import AggregatedConv, block_diagonal
 from nasfw.spaces.backbones import BACKBONES, accepts, find, initialise, make, paper_channels
 from nasfw.spaces.kernels import Convolution, Kernel, Layout, Size, convolution_of, standalone
+from nasfw.spaces.limits import dilation, kernel_size
 from nasfw.values import UsageError
 
 # By the preset and the number of axes; Shen et al., section 3 and appendix.
@@ -72,16 +74,21 @@ class AggConv(SearchSpace):
     backbone: Annotated[str, "auto (wrn for maps, wrn1d for series), wrn, wrn1d, tcn or package:function"] = (
         "auto"
     )
-    kernel_sizes: Annotated[tuple[int, ...] | None, "odd numbers; by default the paper's"] = None
-    dilations: Annotated[tuple[int, ...] | None, "numbers from 1 on; by default the paper's"] = None
+    kernel_sizes: Annotated[
+        tuple[Annotated[int, AfterValidator(kernel_size)], ...] | None, "odd numbers; by default the paper's"
+    ] = None
+    dilations: Annotated[
+        tuple[Annotated[int, AfterValidator(dilation)], ...] | None,
+        "numbers from 1 on; by default the paper's",
+    ] = None
     preset: Annotated[Literal["default", "baby"], "where kernel sizes and dilations come from"] = "default"
     depthwise: Annotated[bool, "supernet layers work channel by channel where they can"] = False
     mode: Annotated[
         Literal["auto", "results", "weights", "fourier"],
         "how the supernet evaluates its layers: equal results",
     ] = "auto"
-    width: Annotated[int, "width of the network that is searched, if the backbone has one"] = 1
-    final_width: Annotated[int, "width of the networks that the final phase trains"] = 4
+    width: Annotated[int, Field(ge=1), "width of the network that is searched, if the backbone has one"] = 1
+    final_width: Annotated[int, Field(ge=1), "width of the networks that the final phase trains"] = 4
     depth: Annotated[int | None, "layers, if the backbone (wrn) has the choice; by default 16"] = None
     channels: Annotated[
         int | Literal["paper"] | None,
@@ -91,11 +98,9 @@ class AggConv(SearchSpace):
     def __post_init__(self) -> None:
         """Refuse numbers that no convolution can have."""
         for k in self.kernel_sizes or ():
-            if k < 1 or k % 2 == 0:
-                raise UsageError(f"a zero or even kernel size is not possible: {k}; use 1, 3, 5 and so on")
+            kernel_size(k)
         for d in self.dilations or ():
-            if d < 1:
-                raise UsageError(f"a dilation below 1 is not possible: {d}")
+            dilation(d)
         if self.kernel_sizes == () or self.dilations == ():
             raise UsageError("kernel_sizes and dilations must name at least one number each, or be left out")
         for name in ("width", "final_width", "depth", "channels"):

@@ -164,7 +164,7 @@ def find(reference: str) -> Factory:
     if ":" in reference:
         return function(reference)
     close = difflib.get_close_matches(reference, BACKBONES, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(BACKBONES)}"
+    hint = f"did you mean {close[0]!r}" if close else f"there are {', '.join(BACKBONES)}"
     raise UsageError(f"no backbone is called {reference!r}; {hint}, or package:function for your own network")
 
 

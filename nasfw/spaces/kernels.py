@@ -174,7 +174,7 @@ class Layout:
             first = low + c.shift
             last = (c.positions(n) - 1) * c.stride + first + span - 1
             # Every position that is read and lies outside the map must fall onto a zero of the padded map.
-            lengths.append(max(n, n - first, last + 1))
+            lengths.append(max(n, n - first, last + 1, (c.positions(n) - 1) * c.stride + 1))
         return tuple(lengths)
 
     def box(self, option: int) -> Block:

@@ -199,9 +199,9 @@ def layout(x: Array, y: Array, channels: Channels) -> Layout:
     """The reading of ``x`` that ``channels`` asks for; for "auto" by these rules, the first that applies.
 
     [n, length] is one channel. [n, a, b] is an image of one channel if a = b >= 8, or if y has the same shape
-    and both are >= 16; it is [n, length, channels] if it is one-hot along b but not along a, or if a >= 8 b;
-    else [n, channels, length]. [n, a, b, c] is [n, height, width, channels] if y lies on a x b and not on
-    b x c; or else if c <= 4 < a, or a = b > c; else [n, channels, height, width].
+    and both are >= 16; it is [n, length, channels] if a > b and b = 1, a >= 8 b, or it is one-hot along b but
+    not along a; else [n, channels, length]. [n, a, b, c] is [n, height, width, channels] if y lies on a x b
+    and not on b x c; or else if c <= 4 < a, or a = b > c; else [n, channels, height, width].
     """
     if x.ndim not in (2, 3, 4):
         raise UsageError(
@@ -229,7 +229,8 @@ def _read_three(x: Array, y: Array) -> Channels:
     a, b = x.shape[1:]
     if (a == b >= 8) or (y.shape == x.shape and min(a, b) >= 16):
         return "none"
-    if a > b > 1 and (a >= 8 * b or (_one_hot(x, 2) and not _one_hot(x, 1))):
+    one_hot = b > 1 and _one_hot(x, 2) and not _one_hot(x, 1)
+    if a > b and (b == 1 or a >= 8 * b or one_hot):
         return "last"
     return "first"
 

@@ -183,6 +183,13 @@ class SpaceContract:
             mixed = supernet(x, one_hot(space.decisions, architecture))
             torch.testing.assert_close(mixed, model.eval()(x), rtol=1e-4, atol=1e-5)
 
+    def test_fields_are_one_number_per_option(self, space: SearchSpace, supernet: Supernet) -> None:
+        try:
+            fields = supernet.fields()
+        except Unsupported as reason:
+            pytest.skip(str(reason))
+        assert [len(f) for f in fields] == [len(o) for o in space.decisions.values()]
+
     def test_mixture_gets_a_gradient(self, space: SearchSpace, supernet: Supernet, task: Task) -> None:
         mixture = [torch.full((len(o),), 1 / len(o), requires_grad=True) for o in space.decisions.values()]
         output = supernet(self._input(task), mixture)

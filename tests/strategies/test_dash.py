@@ -534,13 +534,13 @@ def contents(folder: Path) -> Sequence[object]:
 
 
 def test_cautious_changes_what_the_mixture_prefers_most(tmp_path):
-    """Of four decisions the second is surest, then the last; the first prefers its own option."""
+    """Of four decisions the second is surest, then the last, the third; the first keeps its own option."""
     space = Four(ToyTask())
     weights = [torch.tensor(w) for w in ([0.6, 0.4], [0.1, 0.9], [0.4, 0.6], [0.2, 0.8])]
     shown = Problem(space, space.task, [], space.task.recipe, 0, tmp_path)
-    assert cautious(shown, weights) == [(0.0, 1.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0)]
-    weights[0] = torch.tensor([0.45, 0.55])
     assert cautious(shown, weights) == [(0.0, 1.0, 0.0, 0.0), (0.0, 1.0, 0.0, 1.0)]
+    weights[2] = torch.tensor([0.6, 0.4])
+    assert cautious(shown, weights) == [(0.0, 1.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0)]
 
 
 def test_cautious_keeps_the_plain_network_that_is_preferred(tmp_path):

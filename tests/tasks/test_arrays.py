@@ -390,3 +390,8 @@ def test_metric_can_be_a_parameter_or_found():
     assert ArraysTask(X1, MULTI).metric == "map"
     with pytest.raises(UsageError, match="does not suit classification"):
         _ = ArraysTask(X1, LABELS, metric="mse").output_shape
+
+
+def test_a_last_axis_of_one_is_a_channel():
+    assert ArraysTask(np.zeros((20, 50, 1)), np.arange(20) % 2).input_shape == (1, 50)
+    assert ArraysTask(np.zeros((20, 1, 50)), np.arange(20) % 2).input_shape == (1, 50)
