@@ -45,6 +45,7 @@ CASES = [
     (nn.Conv1d(2, 3, 3, padding=1), (1,)),
     (nn.Conv1d(2, 3, 3, padding=1), (2,)),
     (nn.Conv1d(2, 3, 3, padding=1), (5,)),
+    (nn.Conv1d(2, 3, 1, padding=1, stride=2), (1,)),
 ]
 
 
