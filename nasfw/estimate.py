@@ -80,6 +80,8 @@ def _of_space(experiment: Experiment, label: str) -> Estimate:
     again, yardsticks = experiment.settings.final is not None, experiment.yardsticks
     # The best and the yardsticks with every seed, the rest of the front with one.
     networks = experiment.final.limit - 1 + len(experiment.seeds) * (1 + len(yardsticks)) if again else 0
+    # The finalists of all spaces together; which space they come from is not known yet.
+    share = networks / len(experiment.spaces)
     return Estimate(
         space=label,
         architectures=space.size,
@@ -92,7 +94,7 @@ def _of_space(experiment: Experiment, label: str) -> Estimate:
         supernet_step=supernet_step,
         trials=None if work is None else work.trials,
         search=search,
-        final=networks * whole * final,
+        final=share * whole * final,
         random=search if "random" in yardsticks and again else None,
         peak_memory=peak_memory(),
     )

@@ -122,7 +122,12 @@ def _shape(shape: Sequence[int]) -> str:
 
 def forecast(estimates: Sequence[Estimate]) -> RenderableType:
     """What a run would take."""
-    return Group(*(part for e in estimates for part in (_sizes(e), _times(e))))
+    parts: list[RenderableType] = [part for e in estimates for part in (_sizes(e), _times(e))]
+    totals = [e.total for e in estimates]
+    known = [t for t in totals if t is not None]
+    if len(known) == len(totals) > 1:
+        parts.append(Text(f"All spaces together: {format_seconds(sum(known))}."))
+    return Group(*parts)
 
 
 def _sizes(e: Estimate) -> RenderableType:

@@ -26,8 +26,8 @@ DEFAULTS = {"task": "digits", "spaces": "aggconv", "strategy": "dash", "executor
 
 
 def _compute(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d+)?", text):
-        raise ValueError("should be auto, cpu, cuda, cuda:1 (and so on), xpu or mps")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise ValueError("should be auto, cpu, cuda or cuda:1 and so on")
     return text
 
 

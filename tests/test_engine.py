@@ -29,18 +29,9 @@ from nasfw.engine import Budget, Evaluator, Setting, finish, search
 from nasfw.executors import Serial
 from nasfw.records import Records, front
 from nasfw.strategies.random import RandomSearch
-from nasfw.testing import Echo, ToySpace, ToyTask
+from nasfw.testing import Echo, ToySpace, ToyTask, Wrong
 
 SHORT = Recipe(epochs=1, batch_size=16)
-
-
-@dataclass(frozen=True)
-class Wrong(Objective):
-    metric = "error"
-    trained = True
-
-    def measure(self, candidate: Candidate) -> float:
-        return candidate.task.error(*candidate.predictions)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from nasfw.engine import Budget, search
 from nasfw.executors import Processes, Serial
 from nasfw.records import Records
 from nasfw.strategies.random import RandomSearch
-from nasfw.testing import ToySpace, ToyTask
+from nasfw.testing import ToySpace, ToyTask, Wrong
 
 
 def job(number):
@@ -39,15 +39,6 @@ def test_serial_keeps_the_order_and_draws_one_job_at_a_time():
 def test_an_error_of_a_job_surfaces():
     with pytest.raises(ZeroDivisionError, match="a bug"):
         list(Serial().run([bug]))
-
-
-@dataclass(frozen=True)
-class Wrong(Objective):
-    metric = "error"
-    trained = True
-
-    def measure(self, candidate: Candidate) -> float:
-        return candidate.task.error(*candidate.predictions)
 
 
 @dataclass(frozen=True)

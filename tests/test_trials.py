@@ -12,19 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nasfw.contracts import Architecture, Candidate, Diverged, Objective, Option, Recipe, SearchSpace, Trial
-from nasfw.testing import Echo, ToySpace, ToyTask
+from nasfw.testing import Echo, ToySpace, ToyTask, Wrong
 from nasfw.trials import Setting, evaluate_trial, network_file, seeded
-
-
-@dataclass(frozen=True)
-class Wrong(Objective):
-    """Share of samples with a wrong answer."""
-
-    metric = "error"
-    trained = True
-
-    def measure(self, candidate: Candidate) -> float:
-        return candidate.task.error(*candidate.predictions)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from nasfw.testing.contracts import (
     StrategyContract,
     TaskContract,
 )
-from nasfw.testing.toys import Echo, ToySpace, ToyTask
+from nasfw.testing.toys import Echo, ToySpace, ToyTask, Wrong
 
 __all__ = [
     "DeviceContract",
@@ -28,4 +28,5 @@ __all__ = [
     "TaskContract",
     "ToySpace",
     "ToyTask",
+    "Wrong",
 ]

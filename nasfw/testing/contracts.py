@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Iterable, Iterator
-from dataclasses import FrozenInstanceError, dataclass, fields
+from dataclasses import FrozenInstanceError, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from nasfw.engine import Budget, search
 from nasfw.executors import Serial
 from nasfw.mixtures import one_hot
 from nasfw.records import Records
-from nasfw.testing.toys import Echo, ToySpace, ToyTask
+from nasfw.testing.toys import Echo, ToySpace, ToyTask, Wrong
 
 _SPLITS = ("train", "valid", "full", "test")
 
@@ -208,7 +208,7 @@ class StrategyContract:
     def _search(self, strategy: Strategy, folder: Path, budget: Budget | None = None) -> list[Record]:
         task = ToyTask()
         space = ToySpace(task)
-        objectives = [_ToyError(), Echo()]
+        objectives = [Wrong(), Echo()]
         problem = Problem(space, task, objectives, task.recipe, 3, folder / "toy")
         with Records(folder / "records.jsonl", write=True) as records:
             search(problem, "toy", strategy, records, Serial(), budget or Budget())
@@ -244,15 +244,6 @@ class StrategyContract:
 
     def test_budget_of_trials_is_kept(self, strategy: Strategy, tmp_path: Path) -> None:
         assert len(self._search(strategy, tmp_path, Budget(trials=1))) <= 1
-
-
-@dataclass(frozen=True)
-class _ToyError(Objective):
-    metric = "error"
-    trained = True
-
-    def measure(self, candidate: Candidate) -> float:
-        return candidate.task.error(*candidate.predictions)
 
 
 class ObjectiveContract:

@@ -138,3 +138,14 @@ class Echo(Objective):
 
     def measure(self, candidate: Candidate) -> float:
         return float(sum(float(option) for option in candidate.architecture))
+
+
+@dataclass(frozen=True)
+class Wrong(Objective):
+    """Share of samples with a wrong answer."""
+
+    metric = "error"
+    trained = True
+
+    def measure(self, candidate: Candidate) -> float:
+        return candidate.task.error(*candidate.predictions)

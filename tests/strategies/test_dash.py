@@ -33,20 +33,11 @@ from nasfw.executors import Serial
 from nasfw.mixtures import discretise
 from nasfw.records import Records, front
 from nasfw.strategies.dash import Dash, cautious, inherit
-from nasfw.testing import ToySpace, ToyTask
+from nasfw.testing import ToySpace, ToyTask, Wrong
 
 PLAIN_STEP = Recipe(
     epochs=1, batch_size=1000, lr=0.1, momentum=0.0, weight_decay=0.0, schedule="constant", seed=0
 )
-
-
-@dataclass(frozen=True)
-class Wrong(Objective):
-    metric = "error"
-    trained = True
-
-    def measure(self, candidate: Candidate) -> float:
-        return candidate.task.error(*candidate.predictions)
 
 
 @dataclass(frozen=True)
