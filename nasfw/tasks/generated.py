@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import fields
@@ -33,8 +34,8 @@ class GeneratedTask(Task):
 
     @property
     def description(self) -> str:
-        """How the arrays were read, in one sentence."""
-        return self.arrays.description
+        """What the data are, in one sentence."""
+        return (inspect.getdoc(type(self)) or "").partition("\n")[0]
 
     @property
     def recipe(self) -> Recipe:
