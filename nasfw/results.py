@@ -182,7 +182,7 @@ def read(folder: Path) -> Result:
     measures = summary.measures
     searched = records.select("search")
     chosen = finalists(searched, measures, summary.limit)
-    trained = networks(records.select("final"), chosen)
+    trained = networks(records.select("final"), [*searched, *chosen])
     done = [n for n in (_of(record, trained) for record in chosen) if n is not None]
     tried = [r for r in records if r.phase == "final"]
     # A final training may fail; it must not hide the others.
