@@ -8,15 +8,21 @@ class TestMine(StrategyContract):
         return Mine(trials=4)
 """
 
-from nasfw.testing.contracts import (
-    DeviceContract,
-    ExecutorContract,
-    ObjectiveContract,
-    SpaceContract,
-    StrategyContract,
-    TaskContract,
-)
-from nasfw.testing.toys import Echo, ToySpace, ToyTask, Wrong
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nasfw.testing.contracts import (
+        DeviceContract,
+        ExecutorContract,
+        ObjectiveContract,
+        SpaceContract,
+        StrategyContract,
+        TaskContract,
+    )
+    from nasfw.testing.toys import Echo, ToySpace, ToyTask, Wrong
 
 __all__ = [
     "DeviceContract",
@@ -30,3 +36,11 @@ __all__ = [
     "ToyTask",
     "Wrong",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import when first used: pytest loads this package at every start, and must rewrite its asserts before."""
+    if name not in __all__:
+        raise AttributeError(f"module 'nasfw.testing' has no attribute {name!r}")
+    module = "contracts" if name.endswith("Contract") else "toys"
+    return getattr(importlib.import_module(f"nasfw.testing.{module}"), name)
