@@ -39,7 +39,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import when first used: pytest loads this package at every start, and must rewrite its asserts before."""
+    """Import when first used: pytest loads this package at every start, and rewrites its asserts later."""
     if name not in __all__:
         raise AttributeError(f"module 'nasfw.testing' has no attribute {name!r}")
     module = "contracts" if name.endswith("Contract") else "toys"
