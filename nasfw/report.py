@@ -154,7 +154,7 @@ def _times(e: Estimate) -> RenderableType:
     return Text(
         f"Estimated time {format_seconds(e.total)}: search {format_seconds(e.search)} "
         f"({_count(e.trials or 0, 'trial')}), final trainings at most {format_seconds(e.final)}{random}.\n"
-        f"Peak memory so far {format_value(e.peak_memory, 'B')}, one step of each kind included. "
+        f"Peak memory so far {format_value(e.peak_memory, 'B')}, one step of each kind included.\n"
         "Nothing was written."
     )
 
