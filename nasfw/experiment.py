@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,8 +36,7 @@ from nasfw.plugins import Registry
 from nasfw.records import Records, finalists
 from nasfw.results import RANDOM, RECORDS, RESULT, SETTINGS, Result, Summary
 from nasfw.strategies.random import RandomSearch
-
-log = logging.getLogger("nasfw")
+from nasfw.text import write
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,8 @@ class Experiment:
                         folders.discard(folder)
                     raise
                 outcome = results.read(folder)
-                folders.write(folder / RESULT, json.dumps(outcome.plain_data(), indent=1))
+                write(folder / RESULT, json.dumps(outcome.plain_data(), indent=1))
+                return replace(outcome, done=True)
             return results.read(folder)
 
     def _work(self, folder: Path) -> None:
@@ -105,13 +104,13 @@ class Experiment:
         return tuple(y for y in self.settings.yardsticks if not (alone and y == "random"))
 
     def _start(self, folder: Path) -> None:
-        folders.write(folder / SETTINGS, dumps(self.settings.plain()))
+        write(folder / SETTINGS, dumps(self.settings.plain()))
         environment = {
             **machine.environment(),
             "seed": self.settings.seed,
             "threads": torch.get_num_threads(),
         }
-        folders.write(folder / "env.json", json.dumps(environment, indent=1))
+        write(folder / "env.json", json.dumps(environment, indent=1))
         self.summary().write(folder)
         folders.link(folder)
 
@@ -166,7 +165,7 @@ class Experiment:
                 "seconds": None if resumed else time.perf_counter() - start,
                 "trials": _searched(records, label),
             }
-            folders.write(spent, json.dumps(took))
+            write(spent, json.dumps(took))
         return budget.passes
 
     def _finish(self, folder: Path, records: Records) -> list[Record]:

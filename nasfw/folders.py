@@ -143,13 +143,6 @@ def discard(folder: Path) -> None:
             folder.parent.rmdir()
 
 
-def write(path: Path, text: str) -> None:
-    """Write the file, all of it or nothing."""
-    scratch = path.with_name(path.name + ".tmp")
-    scratch.write_text(text)
-    scratch.replace(path)
-
-
 def link(folder: Path) -> None:
     """Let ``runs/latest`` point to ``folder`` if that is in ``runs``."""
     if folder.parent.name != RUNS.name:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,8 +109,13 @@ class Records:
 
 def costs(records: Iterable[Record], measures: Sequence[Measure]) -> NDArray[np.float64]:
     """The records' values [n, measures] with the sign that makes lower better."""
+    return as_costs((r.values for r in records), measures)
+
+
+def as_costs(values: Iterable[Mapping[str, float]], measures: Sequence[Measure]) -> NDArray[np.float64]:
+    """Rows of values by name as costs [n, measures]: the one place where directions become signs."""
     names, signs = [m.name for m in measures], [-1.0 if m.maximise else 1.0 for m in measures]
-    rows = [[r.values[name] for name in names] for r in records]
+    rows = [[row[name] for name in names] for row in values]
     table: NDArray[np.float64] = np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
     table *= np.array(signs)
     return table
@@ -130,10 +135,15 @@ def front(records: Sequence[Record], measures: Sequence[Measure]) -> list[Record
     Over many devices nearly everything is non-dominated, hence one front per device. Equal values keep the
     first record.
     """
+    return [records[i] for i in front_rows([r.values for r in records], measures)]
+
+
+def front_rows(values: Sequence[Mapping[str, float]], measures: Sequence[Measure]) -> list[int]:
+    """Which rows of values by name form the front that ``front`` describes."""
     kept: set[int] = set()
     for group in by_device(measures):
-        kept.update(np.flatnonzero(non_dominated(costs(records, group))).tolist())
-    return [records[i] for i in sorted(kept)]
+        kept.update(np.flatnonzero(non_dominated(as_costs(values, group))).tolist())
+    return sorted(kept)
 
 
 def finalists(records: Sequence[Record], measures: Sequence[Measure], limit: int) -> list[Record]:

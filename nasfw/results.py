@@ -12,7 +12,8 @@ import numpy as np
 
 from nasfw import evaluation
 from nasfw.pareto import hypervolume, reference_point
-from nasfw.records import Records, costs, finalists, front
+from nasfw.records import Records, as_costs, finalists, front, front_rows
+from nasfw.text import write
 from nasfw.values import Architecture, Measure, Option, Phase, Recipe, Record, UsageError, digest
 
 RECORDS, SUMMARY, SETTINGS = "records.jsonl", "problem.json", "run.yaml"
@@ -36,9 +37,7 @@ class Summary:
 
     def write(self, folder: Path) -> None:
         """Write the file, all of it or nothing."""
-        scratch = folder / (SUMMARY + ".tmp")
-        scratch.write_text(json.dumps(asdict(self), indent=1))
-        scratch.replace(folder / SUMMARY)
+        write(folder / SUMMARY, json.dumps(asdict(self), indent=1))
 
     @classmethod
     def read(cls, folder: Path) -> Summary:
@@ -196,7 +195,7 @@ def read(folder: Path) -> Result:
     lucky = finalists(drawn, measures, 1)
     random = _of(lucky[0], networks(rest.select("final"), lucky)) if lucky and final else None
     shown = [n for n in (*done, plain, random) if n is not None]
-    table = _costs(shown, measures)
+    table = as_costs((n.median for n in shown), measures)
     reference = reference_point(table) if len(table) else np.zeros(len(measures))
     kept = _front(done, measures)
     return Result(
@@ -212,7 +211,7 @@ def read(folder: Path) -> Result:
         failed=sum(r.error is not None for r in records),
         seconds=_seconds(folder, summary),
         random_seconds=_seconds(folder / RANDOM, summary),
-        hypervolume=hypervolume(_costs(kept, measures), reference) if kept else 0.0,
+        hypervolume=hypervolume(as_costs((n.median for n in kept), measures), reference) if kept else 0.0,
         reference=[float(-v if m.maximise else v) for v, m in zip(reference, measures, strict=True)],
         done=(folder / RESULT).exists(),
     )
@@ -296,18 +295,9 @@ def _plain(
     return _of(plain, trained)
 
 
-def _costs(shown: Sequence[Network], measures: Sequence[Measure]) -> Any:
-    signs = np.array([-1.0 if m.maximise else 1.0 for m in measures])
-    rows = [[n.median[m.name] for m in measures] for n in shown]
-    return np.array(rows).reshape(len(rows), len(measures)) * signs
-
-
 def _front(shown: Sequence[Network], measures: Sequence[Measure]) -> list[Network]:
     """The networks that no other beats in the medians, best first objective first."""
-    rows = [
-        Record(str(i), "final", n.space, n.choices, n.recipe, False, n.median, 0.0)
-        for i, n in enumerate(shown)
-    ]
-    kept = front(rows, measures)
-    order = np.lexsort(costs(kept, measures).T[::-1])
-    return [shown[int(kept[i].key)] for i in order]
+    medians = [n.median for n in shown]
+    kept = front_rows(medians, measures)
+    order = np.lexsort(as_costs((medians[i] for i in kept), measures).T[::-1])
+    return [shown[kept[i]] for i in order]

@@ -1,8 +1,9 @@
-"""Settings as text: YAML with the scalars of YAML 1.2, where 1e-3 is a number and no is text."""
+"""Settings as text files: YAML with the scalars of YAML 1.2, where 1e-3 is a number and no is text."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -85,3 +86,10 @@ _Dumper.add_representer(str, _represent_text)
 def dumps(content: Any) -> str:
     """JSON values as YAML that ``loads`` reads back unchanged."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def write(path: Path, text: str) -> None:
+    """Write the file, all of it or nothing."""
+    scratch = path.with_name(path.name + ".tmp")
+    scratch.write_text(text)
+    scratch.replace(path)

@@ -28,7 +28,7 @@ from nasfw.contracts import (
     Workload,
 )
 from nasfw.pareto import spread
-from nasfw.records import costs
+from nasfw.records import as_costs, costs
 from nasfw.tradeoff import Array, option_costs, supported
 
 log = logging.getLogger("nasfw")
@@ -99,8 +99,7 @@ class Dash(Strategy):
         weights = [torch.softmax(a.detach(), 0).cpu() for a in logits]
         best = mixtures.discretise(problem.space.decisions, weights)
         log.info("the mixture prefers %s", dict(zip(problem.space.decisions, best, strict=True)))
-        changed, proposals = cautious(problem, weights), self.propose(problem, weights)
-        chosen = self._choose(problem, evaluate, supernet, best, changed, proposals)
+        chosen = self._choose(problem, evaluate, supernet, weights, best)
         recipe = self._tune(problem, evaluate, best)
         evaluate([Trial(a, recipe) for a in chosen])
 
@@ -203,13 +202,15 @@ class Dash(Strategy):
         problem: Problem,
         evaluate: Evaluate,
         supernet: Supernet,
+        weights: Sequence[Tensor],
         best: Architecture,
-        changed: Sequence[Architecture],
-        proposals: Sequence[Architecture],
     ) -> list[Architecture]:
-        must = list(dict.fromkeys([best, problem.space.default, *changed]))
-        if len(proposals) <= 1 or len(must) >= self.candidates:
+        must = list(dict.fromkeys([best, problem.space.default, *cautious(problem, weights)]))
+        if len(must) >= self.candidates:
             return must[: self.candidates]
+        proposals = self.propose(problem, weights)
+        if len(proposals) <= 1:
+            return must
         ranked, values = [], []
         with progress.track("ranking proposals", len(proposals)) as bar:
             for architecture in proposals:
@@ -217,11 +218,10 @@ class Dash(Strategy):
                 candidate = inherit(problem, supernet, architecture)
                 # With inherited weights a network may well overflow; its own training decides about it.
                 with suppress(Diverged):
-                    values.append([o.measure(candidate) for o in problem.objectives])
+                    values.append({o.name: o.measure(candidate) for o in problem.objectives})
                     ranked.append(architecture)
         evaluate.spend(len(proposals) * _ranking_passes(problem))
-        signs = np.array([-1.0 if o.maximise else 1.0 for o in problem.objectives])
-        table = np.array(values).reshape(len(values), len(signs)) * signs
+        table = as_costs(values, [o.reading for o in problem.objectives])
         kept = np.flatnonzero(np.isfinite(table).all(axis=1))
         order = [ranked[kept[i]] for i in spread(table[kept], self.candidates)]
         return list(dict.fromkeys([*must, *order]))[: self.candidates]
