@@ -84,9 +84,12 @@ class AggConv(SearchSpace):
     preset: Annotated[Literal["default", "baby"], "where kernel sizes and dilations come from"] = "default"
     depthwise: Annotated[bool, "supernet layers work channel by channel where they can"] = False
     mode: Annotated[
-        Literal["auto", "results", "weights", "fourier"],
-        "how the supernet evaluates its layers: equal results",
+        Literal["auto", "results", "weights", "dilations", "fourier", "matrix"],
+        "how the supernet evaluates its layers, with equal results; auto: whatever is fastest here",
     ] = "auto"
+    memory: Annotated[
+        Literal["default", "low"], "low: the supernet computes spectra twice instead of keeping them"
+    ] = "default"
     width: Annotated[int, Field(ge=1), "width of the network that is searched, if the backbone has one"] = 1
     final_width: Annotated[int, Field(ge=1), "width of the networks that the final phase trains"] = 4
     depth: Annotated[int | None, "layers, if the backbone (wrn) has the choice; by default 16"] = None
@@ -157,7 +160,7 @@ class AggConv(SearchSpace):
         """The backbone with all kernels of every searched convolution."""
         network = self._fresh()
         for place in self.places:
-            network.set_submodule(place.name, AggregatedConv(self._layout(place), self.mode))
+            network.set_submodule(place.name, AggregatedConv(self._layout(place), self.mode, self.memory))
         supernet = AggConvSupernet(network, self.places, len(self.task.output_shape) > 1)
         supernet.cost = self._cost()
         return supernet

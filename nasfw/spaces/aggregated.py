@@ -1,40 +1,49 @@
-"""A convolution whose kernel is a mixture over sizes and dilations, evaluated in three equal ways.
+"""A convolution whose kernel is a mixture over sizes and dilations, evaluated in equal ways.
 
 With place(w) the dense kernel whose entry at a tap's offset is that tap, and p_i the weights of a mixture,
 
     sum_i p_i conv(x, w_i)  =  conv(x, sum_i p_i place(w_i))  =  F^-1[F(x) F(sum_i p_i place(w_i))],
 
-the modes ``results``, ``weights`` and ``fourier`` (Shen, Khodak and Talwalkar, "Efficient Architecture
-Search for Diverse Tasks", NeurIPS 2022, section 3). All are made of differentiable torch functions, so
-second derivatives work.
+the ways ``results``, ``weights`` and ``fourier`` (Shen, Khodak and Talwalkar, "Efficient Architecture
+Search for Diverse Tasks", NeurIPS 2022, section 3). The way ``dilations`` sums the kernels of equal dilation
+before convolving, and ``matrix`` is ``fourier`` with the transforms as products of matrices. Second
+derivatives of all of them work.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasfw.spaces.kernels import Convolution, Layout, Size
-from nasfw.spaces.speed import Mode, Way, fastest, smooth
+from nasfw.spaces.kernels import Comb, Convolution, Layout, Size
+from nasfw.spaces.mixing import mixing
+from nasfw.spaces.separate import separate
+from nasfw.spaces.speed import Mode, Way, fastest
+from nasfw.spaces.transforms import Kind, plan
+
+Memory = Literal["default", "low"]
+# x, weight and mixture to the result.
+Evaluation = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class AggregatedConv(nn.Module):
     """A convolution with a mixture of kernels; ``mixture`` holds their weights and must be set before a call.
 
     ``weight`` has the shape (taps, outputs, inputs / groups): one row for every tap of every kernel that
-    can touch maps of the layout's sizes. The mode ``auto`` takes the way that ``nasfw.spaces.speed``
-    expects to be fastest.
+    can touch maps of the layout's sizes. With ``memory`` "low", spectra are computed again for the backward
+    pass instead of kept. Under autocast transforms are in single precision, and the result in the lower.
     """
 
-    def __init__(self, layout: Layout, mode: Mode = "auto") -> None:
+    def __init__(self, layout: Layout, mode: Mode = "auto", memory: Memory = "default") -> None:
         super().__init__()
         c = layout.convolution
-        self.layout, self.mode = layout, mode
+        self.layout, self.mode, self.memory = layout, mode, memory
         self.mixture: Tensor | None = None
         self.weight = nn.Parameter(torch.empty(len(layout.taps), c.outputs, c.inputs // c.groups))
         self.bias = nn.Parameter(torch.empty(c.outputs)) if c.biased else None
@@ -55,8 +64,8 @@ class AggregatedConv(nn.Module):
         if self.mixture is None:
             raise RuntimeError("the mixture of an aggregated convolution is not set")
         way = fastest(self.layout, self.mode, x.shape[0], tuple(x.shape[2:]))
-        y = _WAYS[way](self.layout, x, self.weight, self.mixture)
-        return y if self.bias is None else y + self.bias.view(-1, *[1] * self.layout.convolution.dims)
+        y = ways(self.layout, self.memory)[way](x, self.weight, self.mixture)
+        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
 
     def kernel(self, option: int) -> Tensor:
         """The weight of the option's standalone convolution: (outputs, inputs / groups, *box)."""
@@ -65,7 +74,7 @@ class AggregatedConv(nn.Module):
         inside = whole
         for axis, (first, origin) in enumerate(zip(block.first, box.first, strict=True), 2):
             inside = inside.narrow(axis, first - origin, block.counts[axis - 2])
-        inside.copy_(_box(self.weight.detach(), block.rows, block.counts))
+        inside.copy_(_box(self.weight.detach()[block.rows], block.counts))
         return whole
 
 
@@ -80,81 +89,110 @@ def block_diagonal(kernel: Tensor, groups: int, target: int = 1) -> Tensor:
     return whole.reshape(outputs, merged * inputs, *size)
 
 
+def ways(layout: Layout, memory: Memory = "default") -> Mapping[Way, Evaluation]:
+    """All ways to evaluate; each takes maps, taps and mixture."""
+    keep = memory == "default"
+    return {
+        Way.WEIGHTS: partial(mixed_weights, layout),
+        Way.MATRIX: partial(matrix, layout, keep=keep),
+        Way.FOURIER: partial(fourier, layout, keep=keep),
+        Way.DILATIONS: partial(mixed_dilations, layout),
+        Way.RESULTS: partial(mixed_results, layout),
+    }
+
+
 def mixed_results(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor) -> Tensor:
     """One convolution for each kernel, their results mixed."""
     y = x.new_zeros(())
     for block, p in zip(layout.blocks, mixture, strict=True):
         if block.rows.stop > block.rows.start:
-            part = _box(weight, block.rows, block.counts)
+            part = _box(weight[block.rows], block.counts)
             y = y + p * _correlate(layout.convolution, x, part, block.start, block.kernel[1])
     return y
 
 
 def mixed_weights(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor) -> Tensor:
     """One convolution with the dense kernel that holds the mixture of all."""
-    cells = _index("cells", layout, layout.extent, x.device)
-    dense = _gather(layout, weight, mixture, cells, math.prod(layout.extent))
-    kernel = _box(dense, slice(None), layout.extent)
-    return _correlate(layout.convolution, x, kernel, layout.low, 1)
+    dense = _grid(layout, weight, mixture, None, _cells(layout, x.device), math.prod(layout.extent))
+    return _correlate(layout.convolution, x, _box(dense, layout.extent), layout.low, 1)
 
 
-def fourier_matrix(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor) -> Tensor:
-    """The product of spectra, by real matrices that hold the discrete Fourier transform: for small maps.
-
-    The matrices have a column for every pixel, tap and position that there is, so nothing is padded or cut,
-    and their results stand frequency first, as the product over channels needs them.
-    """
-    c, size = layout.convolution, tuple(x.shape[2:])
-    at_pixels, at_taps, at_positions = _matrices(layout, size, x.dtype, x.device)
-    batch, pixels, count = x.shape[0], math.prod(size), len(at_pixels[0])
-    union = _gather(layout, weight, mixture, _index("union", layout, (), x.device), len(layout.union))
-    k = (at_taps.flatten(0, 1) @ union.flatten(1)).view(2, count, *union.shape[1:])
-    f = (at_pixels.flatten(0, 1) @ x.reshape(-1, pixels).t()).view(2, count, batch, c.inputs)
-    y = torch.stack(_complex_product(f, k, c.groups)).view(2 * count, -1)
-    result = y.t() @ at_positions
-    return result.view(batch, c.outputs, *map(c.positions, size))
+def mixed_dilations(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor) -> Tensor:
+    """One convolution for each dilation, with the kernel that holds the mixture of all with this dilation."""
+    y = x.new_zeros(())
+    for comb, rows, cells in _combs(layout, x.device):
+        kernel = _box(_grid(layout, weight, mixture, rows, cells, math.prod(comb.counts)), comb.counts)
+        y = y + _correlate(layout.convolution, x, kernel, comb.start, comb.dilation)
+    return y
 
 
-def fourier(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor) -> Tensor:
+def fourier(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor, keep: bool = True) -> Tensor:
     """The product of spectra, by fast Fourier transforms."""
-    c, size = layout.convolution, tuple(x.shape[2:])
-    lengths = tuple(map(smooth, layout.transform(size)))
-    axes = tuple(range(-c.dims, 0))
-    cells = _index("circular", layout, lengths, x.device)
-    kernel = _gather(layout, weight, mixture, cells, math.prod(lengths))
-    spectrum = torch.fft.rfftn(x, s=lengths, dim=axes)
-    if c.groups == c.inputs == c.outputs:
-        kernel = kernel.flatten(1).t().reshape(-1, *lengths)
-        y = spectrum * torch.fft.rfftn(kernel, dim=axes)
-    else:
-        # Frequency first, the channels' product is one batched matrix product.
-        k = torch.fft.rfftn(kernel.view(*lengths, *kernel.shape[1:]), dim=tuple(range(c.dims)))
-        f = spectrum.reshape(-1, math.prod(spectrum.shape[2:])).t().reshape(-1, x.shape[0], c.inputs)
-        product = _grouped(f, k.flatten(0, c.dims - 1), c.groups).flatten(1)
-        y = product.t().reshape(x.shape[0], c.outputs, *spectrum.shape[2:])
-    result: Tensor = torch.fft.irfftn(y, s=lengths, dim=axes)
-    for axis, n in enumerate(size, 2):
-        result = result[(slice(None),) * axis + (slice(0, (c.positions(n) - 1) * c.stride + 1, c.stride),)]
-    return result
+    return _spectral(layout, x, weight, mixture, Kind.FAST, keep)
 
 
-_WAYS = {
-    Way.RESULTS: mixed_results,
-    Way.WEIGHTS: mixed_weights,
-    Way.MATRIX: fourier_matrix,
-    Way.FOURIER: fourier,
-}
+def matrix(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor, keep: bool = True) -> Tensor:
+    """The product of spectra, by products with matrices that hold the Fourier transform."""
+    c = layout.convolution
+    kind = Kind.TOEPLITZ if 1 < c.groups == c.inputs else Kind.MATRIX
+    return _spectral(layout, x, weight, mixture, kind, keep)
 
 
-def _gather(layout: Layout, weight: Tensor, mixture: Tensor, index: Tensor, count: int) -> Tensor:
-    """The taps, weighted, summed where they share a place: (count, outputs, inputs / groups)."""
-    weighted = weight * mixture[_index("option", layout, (), weight.device)].view(-1, 1, 1)
-    return weight.new_zeros(count, *weight.shape[1:]).index_add(0, index, weighted)
+def _spectral(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor, kind: Kind, keep: bool) -> Tensor:
+    device = x.device.type
+    wanted = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    # Half the digits are not enough for sums over all pixels.
+    precise = torch.float64 if x.dtype == torch.float64 else torch.float32
+    with torch.autocast(device, enabled=False):
+        x, weight, mixture = (t.to(precise) for t in (x, weight, mixture))
+        made = plan(layout, tuple(x.shape[2:]), kind, precise, x.device)
+        taps = None if len(made.taps) == len(weight) else made.taps
+        grid = _grid(layout, weight, mixture, taps, made.cells, math.prod(made.grid))
+        c = layout.convolution
+        if c.groups == 1:
+            y = mixing(x, grid, made, keep)
+        elif c.groups == c.inputs:
+            y = separate(x.repeat_interleave(c.outputs // c.inputs, 1), grid.flatten(1), made, keep)
+        else:
+            pairs = zip(x.chunk(c.groups, 1), grid.chunk(c.groups, 1), strict=True)
+            y = torch.cat([mixing(maps, part.contiguous(), made, keep) for maps, part in pairs], 1)
+    return y.to(wanted if precise == torch.float32 else precise)
 
 
-def _box(rows: Tensor, part: slice, counts: Size) -> Tensor:
+def _grid(
+    layout: Layout, weight: Tensor, mixture: Tensor, rows: Tensor | None, cells: Tensor, count: int
+) -> Tensor:
+    """The taps (those in ``rows``), weighted, summed in their cells: (count, outputs, inputs / groups)."""
+    options = _options(layout, weight.device)
+    if rows is not None:
+        weight, options = weight[rows], options[rows]
+    return _Grid.apply(weight, mixture.to(weight.dtype), options, cells, count)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Grid(torch.autograd.Function):
+    """cell[cells[i]] += mixture[options[i]] * weight[i]; with one temporary tensor in each direction."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, weight: Tensor, mixture: Tensor, options: Tensor, cells: Tensor, count: int
+    ) -> Tensor:
+        ctx.save_for_backward(weight, mixture, options, cells)
+        weighted = weight * mixture[options].view(-1, 1, 1)
+        return weight.new_zeros(count, *weight.shape[1:]).index_add_(0, cells, weighted)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        weight, mixture, options, cells = ctx.saved_tensors
+        rows = gradients[0].index_select(0, cells)
+        share = torch.linalg.vecdot(rows.flatten(1), weight.flatten(1))
+        of_mixture = torch.zeros_like(mixture).index_add(0, options, share)
+        factors = mixture[options].view(-1, 1, 1)
+        of_weight = rows * factors if torch.is_grad_enabled() else rows.mul_(factors)
+        return of_weight, of_mixture, None, None, None
+
+
+def _box(rows: Tensor, counts: Size) -> Tensor:
     """Rows of taps as a kernel of shape (outputs, inputs / groups, *counts)."""
-    rows = rows[part]
     return rows.movedim(0, -1).reshape(*rows.shape[1:], *counts)
 
 
@@ -174,65 +212,25 @@ def _correlate(c: Convolution, x: Tensor, kernel: Tensor, start: Size, dilation:
     return convolve(padded, kernel, None, c.stride, 0, dilation, c.groups)
 
 
-def _complex_product(f: Tensor, k: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """Real and imaginary part of the channels' product, from those of both spectra."""
-    (fr, fi), (kr, ki) = f, k
-    real = _grouped(fr, kr, groups) - _grouped(fi, ki, groups)
-    return real, _grouped(fr, ki, groups) + _grouped(fi, kr, groups)
-
-
-def _grouped(f: Tensor, k: Tensor, groups: int) -> Tensor:
-    """(F, batch, inputs) times (F, outputs, inputs / groups), by groups: (F, batch, outputs)."""
-    if groups == 1:
-        return torch.bmm(f, k.transpose(1, 2))
-    if groups == f.shape[2] == k.shape[1]:
-        return f * k.transpose(1, 2)
-    left = f.reshape(*f.shape[:2], groups, -1).transpose(1, 2)
-    right = k.reshape(len(k), groups, -1, k.shape[2]).transpose(2, 3)
-    return torch.matmul(left, right).transpose(1, 2).flatten(2)
+@lru_cache(maxsize=256)
+def _options(layout: Layout, device: torch.device) -> Tensor:
+    """The option of every row of the weight."""
+    rows = [i for i, b in enumerate(layout.blocks) for _ in range(b.rows.start, b.rows.stop)]
+    return torch.tensor(rows, device=device)
 
 
 @lru_cache(maxsize=256)
-def _index(kind: str, layout: Layout, lengths: Size, device: torch.device) -> Tensor:
-    """For every row its option, or its place in the union, in the dense or in the circular kernel."""
-    if kind == "option":
-        rows = [i for i, b in enumerate(layout.blocks) for _ in range(b.rows.start, b.rows.stop)]
-        return torch.tensor(rows, device=device)
-    if kind == "union":
-        order = {tap: i for i, tap in enumerate(layout.union)}
-        return torch.tensor([order[tap] for tap in layout.taps], device=device)
-    taps = torch.tensor(layout.taps)
-    places = taps - torch.tensor(layout.low) if kind == "cells" else -(taps + layout.convolution.shift)
-    steps = torch.tensor([math.prod(lengths[i + 1 :]) for i in range(len(lengths))])
-    return (places.remainder(torch.tensor(lengths)) * steps).sum(1).to(device)
+def _cells(layout: Layout, device: torch.device) -> Tensor:
+    """The cell of every row in the dense kernel that holds all."""
+    places = torch.tensor(layout.taps) - torch.tensor(layout.low)
+    steps = torch.tensor([math.prod(layout.extent[i + 1 :]) for i in range(places.shape[1])])
+    return (places * steps).sum(1).to(device)
 
 
-@lru_cache(maxsize=64)
-def _matrices(
-    layout: Layout, size: Size, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The Fourier transform at pixels and taps, (2, F, points), and back at positions, (2 F, points).
-
-    The parts of the first two are real and imaginary; F runs over all frequencies of the half spectrum.
-    """
-    c, lengths = layout.convolution, layout.transform(size)
-    counts = [*lengths[:-1], lengths[-1] // 2 + 1]
-    frequencies = _points([range(n) for n in counts]) / torch.tensor(lengths)
-    pixels = 2 * math.pi * frequencies @ _points([range(n) for n in size]).t()
-    taps = 2 * math.pi * frequencies @ (torch.tensor(layout.union).double() + c.shift).t()
-    back = _points([range(0, c.positions(n) * c.stride, c.stride) for n in size])
-    positions = 2 * math.pi * frequencies @ back.t()
-    # All but the lowest and, for an even length, the highest frequency stand for a conjugate pair.
-    last = frequencies[:, -1:]
-    share = torch.where((last == 0) | (last == 0.5), 1.0, 2.0).double() / math.prod(lengths)
-    return (
-        torch.stack([pixels.cos(), -pixels.sin()]).to(device, dtype),
-        torch.stack([taps.cos(), taps.sin()]).to(device, dtype),
-        torch.cat([share * positions.cos(), -share * positions.sin()]).to(device, dtype),
-    )
-
-
-def _points(axes: Sequence[range]) -> Tensor:
-    """All points of a grid, last axis fastest: (points, axes)."""
-    grids = torch.meshgrid(*(torch.tensor(axis, dtype=torch.float64) for axis in axes), indexing="ij")
-    return torch.stack([g.flatten() for g in grids], 1)
+@lru_cache(maxsize=256)
+def _combs(layout: Layout, device: torch.device) -> list[tuple[Comb, Tensor, Tensor]]:
+    """The combs of a layout with their rows and cells."""
+    return [
+        (comb, torch.tensor(comb.rows, device=device), torch.tensor(comb.cells, device=device))
+        for comb in layout.combs
+    ]

@@ -105,6 +105,20 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Comb:
+    """Taps of several options, given by their ``rows``, that one dilated kernel of shape ``counts`` holds.
+
+    ``start`` is the offset of its first tap, and ``cells`` says which of its taps each row adds to.
+    """
+
+    dilation: int
+    start: Size
+    counts: Size
+    rows: tuple[int, ...]
+    cells: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Layout:
     """The taps of all ``kernels`` of a convolution that can touch maps of the given ``sizes``."""
 
@@ -153,6 +167,30 @@ class Layout:
     def union(self) -> tuple[Size, ...]:
         """The distinct offsets, in order."""
         return tuple(sorted(set(self.taps)))
+
+    @cached_property
+    def combs(self) -> list[Comb]:
+        """All taps, joined by dilation (and by the remainder of their offsets)."""
+        members: dict[tuple[int, Size], list[int]] = {}
+        for block in self.blocks:
+            if block.rows.stop > block.rows.start:
+                d = block.kernel[1]
+                comb = members.setdefault((d, tuple(s % d for s in block.start)), [])
+                comb.extend(range(block.rows.start, block.rows.stop))
+        combs = []
+        for (d, _), rows in members.items():
+            axes = list(zip(*(self.taps[row] for row in rows), strict=True))
+            start = tuple(map(min, axes))
+            counts = tuple((max(axis) - low) // d + 1 for axis, low in zip(axes, start, strict=True))
+            cells = [
+                sum(
+                    (t - low) // d * math.prod(counts[i + 1 :])
+                    for i, (t, low) in enumerate(zip(self.taps[row], start, strict=True))
+                )
+                for row in rows
+            ]
+            combs.append(Comb(d, start, counts, tuple(rows), tuple(cells)))
+        return combs
 
     @cached_property
     def low(self) -> Size:

@@ -14,24 +14,28 @@ from functools import lru_cache
 from typing import Literal
 
 from nasfw.spaces.kernels import Convolution, Layout, Size
+from nasfw.spaces.transforms import smooth
 
-Mode = Literal["auto", "results", "weights", "fourier"]
+Mode = Literal["auto", "results", "weights", "dilations", "fourier", "matrix"]
 
 
 class Way(enum.Enum):
-    """How to evaluate: ``fourier`` has a way by matrix products and one by fast Fourier transforms."""
+    """How to evaluate an aggregated convolution."""
 
     RESULTS = "results"
     WEIGHTS = "weights"
+    DILATIONS = "dilations"
     MATRIX = "matrix"
     FOURIER = "fourier"
 
 
 _WAYS_OF: dict[Mode, tuple[Way, ...]] = {
-    "auto": (Way.WEIGHTS, Way.MATRIX, Way.FOURIER, Way.RESULTS),
+    "auto": (Way.WEIGHTS, Way.MATRIX, Way.FOURIER, Way.DILATIONS, Way.RESULTS),
     "results": (Way.RESULTS,),
     "weights": (Way.WEIGHTS,),
-    "fourier": (Way.MATRIX, Way.FOURIER),
+    "dilations": (Way.DILATIONS,),
+    "fourier": (Way.FOURIER,),
+    "matrix": (Way.MATRIX,),
 }
 
 
@@ -51,6 +55,8 @@ def expected(layout: Layout, way: Way, batch: int, size: Size) -> float:
         return sum(convolving(c, math.prod(b.counts), batch, size) for b in layout.blocks)
     if way is Way.WEIGHTS:
         return 4e-4 + convolving(c, math.prod(layout.extent), batch, size)
+    if way is Way.DILATIONS:
+        return sum(convolving(c, math.prod(comb.counts), batch, size) for comb in layout.combs)
     lengths = layout.transform(size)
     if way is Way.MATRIX:
         reals = 2 * math.prod(lengths[:-1]) * (lengths[-1] // 2 + 1)
@@ -89,16 +95,3 @@ def other(c: Convolution, batch: int, size: Size) -> float:
 def updating(parameters: int) -> float:
     """Seconds for an optimiser's step."""
     return 4e-9 * parameters
-
-
-def smooth(n: int) -> int:
-    """The smallest even number from ``n`` on without prime factors above 5: good for fast transforms."""
-    n += n % 2
-    while True:
-        rest = n
-        for p in (2, 3, 5):
-            while rest % p == 0:
-                rest //= p
-        if rest == 1:
-            return n
-        n += 2

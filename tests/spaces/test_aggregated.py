@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -13,13 +14,15 @@ from nasfw.spaces.aggregated import (
     AggregatedConv,
     block_diagonal,
     fourier,
-    fourier_matrix,
+    matrix,
+    mixed_dilations,
     mixed_results,
     mixed_weights,
 )
 from nasfw.spaces.kernels import Convolution, Layout, convolution_of, offsets, standalone
+from nasfw.spaces.speed import Mode
 
-WAYS = [mixed_results, mixed_weights, fourier_matrix, fourier]
+WAYS = [mixed_results, mixed_weights, mixed_dilations, matrix, fourier]
 KERNELS = [(3, 1), (3, 3), (5, 1), (5, 2), (5, 15), (9, 1), (9, 7)]
 
 # The searched convolution and the map it meets.
@@ -263,7 +266,7 @@ def test_layer_without_mixture_says_so():
         layer(torch.zeros(1, 2, 8, 8))
 
 
-@pytest.mark.parametrize("mode", ["auto", "results", "weights", "fourier"])
+@pytest.mark.parametrize("mode", get_args(Mode))
 def test_modes_of_the_layer_add_the_bias(mode):
     layout = layout_of(nn.Conv2d(1, 2, 3, padding=1), (4, 4))
     layer = AggregatedConv(layout, mode)

@@ -1,0 +1,213 @@
+"""Fourier transforms of maps and kernels as products of real matrices.
+
+A map is seen as a matrix of rows and columns: an image as it is, a series cut into rows of equal length. Its
+transform is then two rounds of matrix products,
+
+    S[v, :] = sum_m e^(-2 pi i v m / M) x[m, :]           over the rows, and
+    X[v, u] = sum_l e^(-2 pi i f(v, u) l) S[v, l]         over the columns,
+
+with f = u / L for an image that is transformed in M x L points, and f = (v + M u) / (M L) for a series that
+is transformed in M L points (Cooley and Tukey 1965, the twiddle factors inside the second matrices). As maps
+are real, half of the v suffice. Only rows and columns that exist have an entry in the matrices, so nothing is
+padded, and the results stand as a product over channels needs them, frequency first.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from nasfw.spaces.kernels import Layout, Size
+
+
+class Kind(enum.Enum):
+    """What transforms maps: two rounds of matrices, one round with Toeplitz matrices, or a library's FFT."""
+
+    MATRIX = "matrix"
+    TOEPLITZ = "toeplitz"
+    FAST = "fast"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How maps of one ``size`` and the results are cut into rows and columns; M and L are the lengths."""
+
+    size: Size
+    positions: Size
+    rows: int
+    columns: int
+    result_rows: int
+    result_columns: int
+    row_length: int
+    column_length: int
+    stride: int
+
+    @property
+    def half(self) -> int:
+        """Number of frequencies v of the half spectrum."""
+        return self.row_length // 2 + 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A frame with its matrices, and where a layer's taps lie in the ``grid`` (rows, columns) of its kernels.
+
+    Entry i of ``cells`` is the grid's cell to which row ``taps[i]`` of the layer's weight belongs. Where r
+    stands it counts real and imaginary part, where z stands minus the imaginary, the real and the imaginary
+    part. ``first_map`` (V r, rows) and ``second_map`` (V or 1, U r, r columns) transform maps;
+    ``first_kernel`` (V r, rows) and ``second_kernel`` (V or 1, U z, r columns) the grid, and
+    ``kernel_back`` (V or 1, r columns, U r) with ``first_back`` (rows, V r) turn the gradient of its spectrum
+    into its own; ``second_result`` (V or 1, r columns, U r) and ``first_result`` (rows, V r) turn spectra
+    into results. A series of which a library's FFT is taken has one column, and its kernels one round only,
+    with z in place of r in ``first_kernel``.
+    """
+
+    kind: Kind
+    frame: Frame
+    grid: Size
+    taps: Tensor
+    cells: Tensor
+    first_map: Tensor
+    first_kernel: Tensor
+    first_result: Tensor
+    first_back: Tensor
+    second_map: Tensor
+    second_kernel: Tensor
+    second_result: Tensor
+    kernel_back: Tensor
+
+
+@lru_cache(maxsize=128)
+def plan(layout: Layout, size: Size, kind: Kind, dtype: torch.dtype, device: torch.device) -> Plan:
+    """The plan for maps of ``size``."""
+    c, frame = layout.convolution, _frame(layout, size, kind)
+    places = list(_places(layout, frame, kind))
+    rows = sorted({row for _, row, _ in places})
+    columns = sorted({column for _, _, column in places})
+    if kind is Kind.TOEPLITZ:
+        columns = list(range(-c.stride * (frame.result_columns - 1), frame.columns))
+    row_of, column_of = ({value: i for i, value in enumerate(values)} for values in (rows, columns))
+    v = torch.arange(frame.half, dtype=torch.float64)[:, None] / frame.row_length
+    u = torch.arange(frame.column_length, dtype=torch.float64)
+    f = u[None] / frame.column_length if c.dims == 2 else (v + u) / frame.column_length
+    # All v but the lowest and, for an even length, the highest stand for a conjugate pair.
+    pairs = torch.where((v == 0) | (v == 0.5), 1.0, 2.0).double()
+    share = pairs / (frame.row_length * (1 if kind is Kind.TOEPLITZ else frame.column_length))
+    result_rows = (
+        range(0, frame.result_rows * c.stride, c.stride) if c.dims == 2 else range(frame.result_rows)
+    )
+    result_columns = range(0, frame.result_columns * c.stride, c.stride)
+    kernel = _second(f, columns)
+    once = kind is Kind.FAST and c.dims == 1
+    back = _first(v, rows) * (share.repeat_interleave(2, 0) if kind is Kind.FAST else 1)
+    made = (
+        _first(-v, range(frame.rows)),
+        _signed(_first(v, rows).view(-1, 2, len(rows))).flatten(0, 1) if once else _first(v, rows),
+        (_first(-v, result_rows) * share.repeat_interleave(2, 0)).t(),
+        back.t(),
+        _second(-f, range(frame.columns)).flatten(1, 2),
+        _signed(kernel.flatten(0, 1)).view(len(kernel), -1, kernel.shape[3]),
+        _second(-f, result_columns).flatten(1, 2).mT,
+        kernel.flatten(1, 2).mT,
+    )
+    return Plan(
+        kind,
+        frame,
+        (len(rows), len(columns)),
+        torch.tensor([i for i, _, _ in places], device=device),
+        torch.tensor([row_of[r] * len(columns) + column_of[q] for _, r, q in places], device=device),
+        *(matrix.to(device, dtype).contiguous() for matrix in made),
+    )
+
+
+def _signed(parts: Tensor) -> Tensor:
+    """(n, r, points) with minus the imaginary parts before: (n, z, points)."""
+    return torch.cat([-parts[:, 1:], parts], 1)
+
+
+def smooth(n: int) -> int:
+    """The smallest length from ``n`` on that libraries transform fast.
+
+    That is a number without prime factors above 5 and, from 32 on, a multiple of 8.
+    """
+    step = 8 if n >= 32 else 2
+    n += -n % step
+    while not _is_smooth(n):
+        n += step
+    return n
+
+
+def _is_smooth(n: int) -> bool:
+    for p in (2, 3, 5):
+        while n % p == 0:
+            n //= p
+    return n == 1
+
+
+def _frame(layout: Layout, size: Size, kind: Kind) -> Frame:
+    """How maps are cut: images as they are, a series so that there is the least work."""
+    c, lengths = layout.convolution, layout.transform(size)
+    positions = tuple(map(c.positions, size))
+    if kind is Kind.FAST:
+        lengths = tuple(map(smooth, lengths))
+    if c.dims == 2:
+        (rows, columns), (result_rows, result_columns), (m, n) = size, positions, lengths
+        return Frame(size, positions, rows, columns, result_rows, result_columns, m, n, c.stride)
+    (points,), (count,), (whole,) = size, positions, lengths
+    if kind is Kind.FAST:
+        return Frame(size, positions, points, 1, count, 1, whole, 1, c.stride)
+
+    def cut(columns: int) -> Frame:
+        wide = columns // c.stride
+        rows, result_rows, length = (
+            -(-n // per) for n, per in ((points, columns), (count, wide), (whole, columns))
+        )
+        return Frame(size, positions, rows, columns, result_rows, wide, length, columns, c.stride)
+
+    def work(frame: Frame) -> float:
+        # Multiplications for a map, forward and backward: four first rounds, and second ones or Toeplitz's.
+        first = 2 * frame.half * frame.rows * frame.columns
+        second = 4 * frame.half * frame.columns * frame.column_length
+        return 4 * first + (3 if kind is Kind.TOEPLITZ else 4) * second
+
+    # Rows of results have equal length if the columns are a multiple of the stride.
+    most = 4 * math.isqrt(whole) + c.stride
+    return min((cut(columns) for columns in range(c.stride, most + 1, c.stride)), key=work)
+
+
+def _places(layout: Layout, frame: Frame, kind: Kind) -> Iterator[tuple[int, int, int]]:
+    """For every tap its number, and row and column of its distance; taps that touch no map are left out."""
+    c = layout.convolution
+    low = -c.stride * (frame.result_columns - 1)
+    for i, tap in enumerate(layout.taps):
+        distance = [t + c.shift for t in tap]
+        if c.dims == 2:
+            found = [(distance[0], distance[1])]
+        else:
+            row, column = divmod(distance[0], frame.columns)
+            found = [(row, column)]
+            if kind is Kind.TOEPLITZ:
+                # From a later column of a row the same distance leads into the next row.
+                found.append((row + 1, column - frame.columns))
+        for row, column in found:
+            if kind is not Kind.TOEPLITZ or low <= column < frame.columns:
+                yield i, row, column
+
+
+def _first(v: Tensor, points: Sequence[int]) -> Tensor:
+    """Matrix (V r, points) of e^(2 pi i v points); v in turns, (V, 1)."""
+    angles = 2 * math.pi * v * torch.tensor(points, dtype=torch.float64)
+    return torch.stack([angles.cos(), angles.sin()], 1).flatten(0, 1)
+
+
+def _second(f: Tensor, points: Sequence[int]) -> Tensor:
+    """Matrices (V or 1, U, r, r points) that multiply by e^(2 pi i f points) and sum over the points."""
+    angles = 2 * math.pi * f[:, :, None] * torch.tensor(points, dtype=torch.float64)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([torch.cat([cos, -sin], 2), torch.cat([sin, cos], 2)], 2)
