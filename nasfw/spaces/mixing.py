@@ -1,8 +1,9 @@
 """Correlation of maps with kernels that mix channels, as a product of spectra.
 
-With r for real and imaginary part, a complex product over channels is two real ones: the rows (K_r, K_i) of
-the kernel's spectrum K times X_r, and the rows (-K_i, K_r) times X_i. Kept as (-K_i, K_r, K_i), both are
-slices of one tensor. Frequencies are independent and treated in parts that stay in a processor's cache.
+A complex product over channels is two real ones: the rows (K_r, K_i) of the kernel's spectrum times X_r, and
+(-K_i, K_r) times X_i. Kept as (-K_i, K_r, K_i) both are slices of one tensor; but where there are more
+channels than maps in a batch, it takes less to multiply X_i by (K_r, K_i) and to turn the product.
+Frequencies are independent and treated in parts that stay in a processor's cache.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class _Mixing(torch.autograd.Function):
         kept = []
         for part in _parts(made, batch, grid):
             spectra = _forth(made.second_map, part, maps, made).view(-1, 2, inputs, batch)
-            low, high = kernel_spectra(made, part, kernel, grid)
-            product = torch.bmm(high, spectra[:, 0]).baddbmm_(low, spectra[:, 1])
+            rows = kernel_spectra(made, part, kernel, grid, signed=batch >= inputs)
+            product = _times(rows, spectra, outputs)
             _back(made.second_result, part, product, result, made)
             if keep:
                 kept.append(spectra)
@@ -66,15 +67,13 @@ class _Mixing(torch.autograd.Function):
                 spectra = kept[i]
             else:
                 spectra = _forth(made.second_map, part, maps, made).view(-1, 2, inputs, batch)
+            signed = batch >= inputs
+            turned = None if signed else _turned(product)
             if needs_x:
-                low, high = kernel_spectra(made, part, kernel, grid)
-                of_spectra = torch.empty_like(spectra)
-                of_spectra[:, 0] = torch.bmm(high.mT, product)
-                of_spectra[:, 1] = torch.bmm(low.mT, product)
-                _back(made.second_map.mT, part, of_spectra, of_maps, made)
+                rows = kernel_spectra(made, part, kernel, grid, signed)
+                _back(made.second_map.mT, part, _of_spectra(rows, product, turned), of_maps, made)
             if needs_grid:
-                high, low = (torch.bmm(product, spectra[:, r].mT) for r in (0, 1))
-                kernel_back(made, part, _folded(high, low), of_kernel)
+                kernel_back(made, part, _of_rows(product, turned, spectra), of_kernel)
         of_x = _leave_gradient(of_maps, batch, made) if needs_x else None
         of_grid = grid_back(of_kernel, grid, made) if needs_grid else None
         return of_x, of_grid, None, None
@@ -85,12 +84,51 @@ def _mixing(x: Tensor, grid: Tensor, made: Plan) -> Tensor:
     (_, outputs, inputs), batch, half = grid.shape, len(x), made.frame.half
     whole = slice(0, half)
     spectra = _forth(made.second_map, whole, enter(x, made), made).view(-1, 2, inputs, batch)
-    low, high = kernel_spectra(made, whole, rows_of_kernel(grid, made), grid)
-    product = torch.bmm(high, spectra[:, 0]) + torch.bmm(low, spectra[:, 1])
-    product = product.view(half, -1, outputs * batch)
+    rows = kernel_spectra(made, whole, rows_of_kernel(grid, made), grid, signed=True)
+    product = _times(rows, spectra, outputs).view(half, -1, outputs * batch)
     if made.kind is Kind.MATRIX:
         product = torch.bmm(product.mT, made.second_result.expand(half, -1, -1).mT).transpose(0, 1)
     return leave(product, batch, made)
+
+
+def _times(rows: Tensor, spectra: Tensor, outputs: int) -> Tensor:
+    """The product over channels, (frequencies, 2 outputs, batch)."""
+    real, imaginary = spectra[:, 0], spectra[:, 1]
+    if rows.shape[1] == 3 * outputs:
+        return torch.bmm(rows[:, outputs:], real).baddbmm_(rows[:, : 2 * outputs], imaginary)
+    product, other = torch.bmm(rows, real), torch.bmm(rows, imaginary)
+    product[:, :outputs] -= other[:, outputs:]
+    product[:, outputs:] += other[:, :outputs]
+    return product
+
+
+def _turned(product: Tensor) -> Tensor:
+    """The gradient of the product that was turned, of that of the whole."""
+    outputs = product.shape[1] // 2
+    turned = torch.empty_like(product)
+    turned[:, :outputs] = product[:, outputs:]
+    torch.neg(product[:, :outputs], out=turned[:, outputs:])
+    return turned
+
+
+def _of_spectra(rows: Tensor, product: Tensor, turned: Tensor | None) -> Tensor:
+    """The adjoint of ``_times`` for the spectra of maps."""
+    outputs = product.shape[1]
+    of_spectra = product.new_empty(len(rows), 2, rows.shape[2], product.shape[2])
+    of_spectra[:, 0] = torch.bmm(rows[:, -outputs:].mT, product)
+    of_spectra[:, 1] = torch.bmm(rows[:, :outputs].mT, product if turned is None else turned)
+    return of_spectra
+
+
+def _of_rows(product: Tensor, turned: Tensor | None, spectra: Tensor) -> Tensor:
+    """The adjoint of ``_times`` for the rows (K_r, K_i): (frequencies, 2 outputs, inputs)."""
+    high = torch.bmm(product, spectra[:, 0].mT)
+    if turned is not None:
+        return high.baddbmm_(turned, spectra[:, 1].mT)
+    low, outputs = torch.bmm(product, spectra[:, 1].mT), product.shape[1] // 2
+    high[:, :outputs] += low[:, outputs:]
+    high[:, outputs:] -= low[:, :outputs]
+    return high
 
 
 def again(
@@ -136,13 +174,7 @@ def _enter_gradient(gradient: Tensor, made: Plan) -> Tensor:
     frame, gradient = made.frame, gradient.transpose(0, 1)
     if made.kind is not Kind.FAST:
         return _first_round(made.first_result.mT, _cut(gradient, frame.result_rows, frame.result_columns))
-    if frame.stride > 1:
-        spaced = gradient.new_zeros(
-            *gradient.shape[:2], *((n - 1) * frame.stride + 1 for n in frame.positions)
-        )
-        spaced[(..., *[slice(None, None, frame.stride)] * len(frame.positions))] = gradient
-        gradient = spaced
-    return _fast(gradient, frame)
+    return _fast(spaced(gradient, frame), frame)
 
 
 def _leave_gradient(rows: Tensor, batch: int, made: Plan) -> Tensor:
@@ -158,9 +190,7 @@ def _leave_gradient(rows: Tensor, batch: int, made: Plan) -> Tensor:
 
 def every(maps: Tensor, axis: int, count: int, stride: int = 1) -> Tensor:
     """The first ``count`` of every ``stride``-th entry on an axis."""
-    return maps.narrow(axis, 0, (count - 1) * stride + 1)[
-        (slice(None),) * axis + (slice(None, None, stride),)
-    ]
+    return maps.transpose(0, axis)[: (count - 1) * stride + 1 : stride].transpose(0, axis)
 
 
 def spaced(gradient: Tensor, frame: Frame) -> Tensor:
@@ -254,33 +284,26 @@ def rows_of_kernel(grid: Tensor, made: Plan) -> Tensor:
     return (made.first_kernel @ grid.view(rows, -1)).view(made.frame.half, 2 * columns, -1)
 
 
-def kernel_spectra(made: Plan, part: slice, kernel: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows (-K_i, K_r) and (K_r, K_i) of a part of V: (frequencies, 2 outputs, inputs)."""
+def kernel_spectra(made: Plan, part: slice, kernel: Tensor, grid: Tensor, signed: bool) -> Tensor:
+    """The rows (K_r, K_i), ``signed`` (-K_i, K_r, K_i), of a part of V: (frequencies, rows, inputs)."""
+    matrix = made.kernel_signed if signed else made.kernel_parts
     if _once(made):
-        spectra = made.first_kernel[3 * part.start : 3 * part.stop] @ kernel
+        each = len(matrix) // made.frame.half
+        spectra = matrix[each * part.start : each * part.stop] @ kernel
     else:
-        spectra = torch.bmm(made.second_kernel.expand(made.frame.half, -1, -1)[part], kernel[part])
-    rows = spectra.view(-1, 3 * grid.shape[1], grid.shape[2])
-    return rows[:, : 2 * grid.shape[1]], rows[:, grid.shape[1] :]
+        spectra = torch.bmm(matrix.expand(made.frame.half, -1, -1)[part], kernel[part])
+    return spectra.view(-1, (3 if signed else 2) * grid.shape[1], grid.shape[2])
 
 
-def _folded(high: Tensor, low: Tensor) -> Tensor:
-    """Gradients of the rows (K_r, K_i) and (-K_i, K_r) as one of K: (frequencies, r, outputs, inputs)."""
-    outputs = high.shape[1] // 2
-    spectra = high.new_empty(len(high), 2, outputs, high.shape[2])
-    torch.add(high[:, :outputs], low[:, outputs:], out=spectra[:, 0])
-    torch.sub(high[:, outputs:], low[:, :outputs], out=spectra[:, 1])
-    return spectra
-
-
-def kernel_back(made: Plan, part: slice, spectra: Tensor, of_kernel: Tensor) -> None:
-    """The adjoint of ``kernel_spectra``, into ``of_kernel``; spectra (frequencies, r, outputs, inputs)."""
+def kernel_back(made: Plan, part: slice, rows: Tensor, of_kernel: Tensor) -> None:
+    """The adjoint of ``kernel_spectra`` for rows (K_r, K_i), into ``of_kernel``, which is zero at first."""
     pairs = of_kernel.shape[-1]
     if _once(made):
-        of_kernel.addmm_(made.first_back[:, 2 * part.start : 2 * part.stop], spectra.reshape(-1, pairs))
+        back = made.first_back[:, 2 * part.start : 2 * part.stop]
+        of_kernel.addmm_(back, rows.reshape(-1, pairs))
     else:
-        spectra = spectra.reshape(part.stop - part.start, -1, pairs)
-        torch.bmm(made.kernel_back.expand(made.frame.half, -1, -1)[part], spectra, out=of_kernel[part])
+        matrix = made.kernel_parts.expand(made.frame.half, -1, -1)[part].mT
+        torch.bmm(matrix, rows.reshape(part.stop - part.start, -1, pairs), out=of_kernel[part])
 
 
 def grid_back(of_kernel: Tensor, grid: Tensor, made: Plan) -> Tensor:

@@ -116,7 +116,8 @@ def _maps(spectra: Tensor, frame: Frame) -> Tensor:
 def _spectrum_of_kernel(grid: Tensor, made: Plan) -> Tensor:
     """Complex (channels, V, U), or (channels, V) of a series."""
     pairs, channels = grid[:, :, None], grid.shape[1]
-    _, rows = kernel_spectra(made, slice(0, made.frame.half), rows_of_kernel(pairs, made), pairs)
+    whole = slice(0, made.frame.half)
+    rows = kernel_spectra(made, whole, rows_of_kernel(pairs, made), pairs, signed=False)
     real, imaginary = rows.view(-1, 2, channels).permute(1, 2, 0)
     return torch.complex(real, imaginary).view(channels, *_frequencies(made.frame))
 

@@ -61,11 +61,12 @@ class Plan:
     Entry i of ``cells`` is the grid's cell to which row ``taps[i]`` of the layer's weight belongs. Where r
     stands it counts real and imaginary part, where z stands minus the imaginary, the real and the imaginary
     part. ``first_map`` (V r, rows) and ``second_map`` (V or 1, U r, r columns) transform maps;
-    ``first_kernel`` (V r, rows) and ``second_kernel`` (V or 1, U z, r columns) the grid, and
-    ``kernel_back`` (V or 1, r columns, U r) with ``first_back`` (rows, V r) turn the gradient of its spectrum
-    into its own; ``second_result`` (V or 1, r columns, U r) and ``first_result`` (rows, V r) turn spectra
-    into results. A series of which a library's FFT is taken has one column, and its kernels one round only,
-    with z in place of r in ``first_kernel``.
+    ``first_kernel`` (V r, rows) and then ``kernel_parts`` (V or 1, U r, r columns) or ``kernel_signed``
+    (V or 1, U z, r columns) the grid, and ``first_back`` (rows, V r) is the adjoint of ``first_kernel``;
+    ``second_result`` (V or 1, r columns, U r) and ``first_result`` (rows, V r) turn spectra into results. A
+    series of which a library's FFT is taken has one column and its kernels one round only, ``kernel_parts``
+    (V r, rows) or ``kernel_signed`` (V z, rows), with the adjoint ``first_back``. For a library's FFT
+    ``first_back`` also weighs the frequencies, as those libraries do in the transform back.
     """
 
     kind: Kind
@@ -78,9 +79,9 @@ class Plan:
     first_result: Tensor
     first_back: Tensor
     second_map: Tensor
-    second_kernel: Tensor
     second_result: Tensor
-    kernel_back: Tensor
+    kernel_parts: Tensor
+    kernel_signed: Tensor
 
 
 @lru_cache(maxsize=128)
@@ -103,19 +104,20 @@ def plan(layout: Layout, size: Size, kind: Kind, dtype: torch.dtype, device: tor
         range(0, frame.result_rows * c.stride, c.stride) if c.dims == 2 else range(frame.result_rows)
     )
     result_columns = range(0, frame.result_columns * c.stride, c.stride)
-    kernel = _second(f, columns)
     once = kind is Kind.FAST and c.dims == 1
-    back = _first(v, rows) * (share.repeat_interleave(2, 0) if kind is Kind.FAST else 1)
-    made = (
+    first_kernel, kernel = _first(v, rows), _second(f, columns)
+    last = first_kernel.view(-1, 1, 2, len(rows)) if once else kernel
+    made = [
         _first(-v, range(frame.rows)),
-        _signed(_first(v, rows).view(-1, 2, len(rows))).flatten(0, 1) if once else _first(v, rows),
+        first_kernel,
         (_first(-v, result_rows) * share.repeat_interleave(2, 0)).t(),
-        back.t(),
+        (first_kernel * (share.repeat_interleave(2, 0) if kind is Kind.FAST else 1)).t(),
         _second(-f, range(frame.columns)).flatten(1, 2),
-        _signed(kernel.flatten(0, 1)).view(len(kernel), -1, kernel.shape[3]),
         _second(-f, result_columns).flatten(1, 2).mT,
-        kernel.flatten(1, 2).mT,
-    )
+        last.flatten(1, 2),
+        torch.cat([-last[:, :, 1:], last], 2).flatten(1, 2),
+    ]
+    made[6:] = [m.flatten(0, 1) if once else m for m in made[6:]]
     return Plan(
         kind,
         frame,
@@ -124,11 +126,6 @@ def plan(layout: Layout, size: Size, kind: Kind, dtype: torch.dtype, device: tor
         torch.tensor([row_of[r] * len(columns) + column_of[q] for _, r, q in places], device=device),
         *(matrix.to(device, dtype).contiguous() for matrix in made),
     )
-
-
-def _signed(parts: Tensor) -> Tensor:
-    """(n, r, points) with minus the imaginary parts before: (n, z, points)."""
-    return torch.cat([-parts[:, 1:], parts], 1)
 
 
 def smooth(n: int) -> int:

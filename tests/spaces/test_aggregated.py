@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nasfw.spaces.aggregated import (
@@ -121,21 +124,117 @@ def test_one_hot_mixture_is_the_standalone_convolution(module, size, way):
         torch.testing.assert_close(way(layout, x, weight, mixture), expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+def results(way, variables, layout: Layout) -> list[Tensor]:
+    """Value and gradients, these for a fixed direction."""
+    y = way(layout, *variables)
+    direction = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+    return [y, *torch.autograd.grad(y, variables, direction)]
+
+
+def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    """Relative to the largest entry of each tensor: sums of many terms round relative to these."""
+    for value, other in zip(found, expected, strict=True):
+        assert (value - other).abs().max() <= tolerance * other.abs().max()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize(("module", "size"), CASES)
-def test_ways_agree_in_value_and_gradient(module, size, dtype, tolerance):
-    """T2 and T8: relative to the largest entry, since single precision rounds sums of hundreds of terms."""
+@pytest.mark.parametrize("way", WAYS)
+def test_values_and_gradients_are_those_of_convolutions(way, module, size, dtype, tolerance):
+    """T2 and T8."""
     layout = layout_of(module, size)
     variables = drawn(layout, 2, dtype)
-    results = []
-    for way in WAYS:
-        y = way(layout, *variables)
-        direction = torch.linspace(-1, 1, y.numel(), dtype=dtype).view_as(y)
-        results.append([y, *torch.autograd.grad(y, variables, direction)])
-    for others in results[1:]:
-        for value, other in zip(results[0], others, strict=True):
-            scale = value.abs().max().clamp_min(1)
-            assert (value - other).abs().max() <= tolerance * scale
+    exact = [v.detach().double().requires_grad_() for v in variables]
+    assert_close(results(way, variables, layout), results(mixed_results, exact, layout), tolerance)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+@pytest.mark.parametrize("way", WAYS)
+def test_exact_for_small_and_large_inputs(way, scale):
+    layout = layout_of(nn.Conv2d(3, 2, 3, padding=1), (13, 8))
+    x, weight, mixture = drawn(layout, 5, torch.float32)
+    variables = [(scale * x).detach().requires_grad_(), weight, mixture]
+    exact = [v.detach().double().requires_grad_() for v in variables]
+    assert_close(results(way, variables, layout), results(mixed_results, exact, layout), 1e-5)
+
+
+@st.composite
+def layers(draw) -> tuple[Layout, int]:
+    """Any layer on any small map, and a batch."""
+    dims = draw(st.integers(1, 2))
+    groups, inputs, outputs = draw(
+        st.sampled_from([(1, 1, 1), (1, 1, 3), (1, 5, 2), (2, 4, 2), (3, 3, 3), (2, 2, 4)])
+    )
+    own, stride = draw(st.sampled_from([(1, 1), (3, 1), (3, 2), (8, 1)])), draw(st.integers(1, 3))
+    padding = (own[0] - 1) * own[1] // 2
+    size = tuple(draw(st.lists(st.integers(1, 23 if dims == 1 else 9), min_size=dims, max_size=dims)))
+    assume(all(n + 2 * padding >= (own[0] - 1) * own[1] + 1 for n in size))
+    kernels = draw(st.lists(st.sampled_from(KERNELS), min_size=1, max_size=4, unique=True))
+    convolution = Convolution(dims, inputs, outputs, own, stride, (padding, padding), groups)
+    layout = Layout(convolution, tuple(dict.fromkeys([*kernels, own])), (size,))
+    assume(layout.taps)
+    return layout, draw(st.integers(1, 6))
+
+
+@given(layers(), st.sampled_from(WAYS))
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_any_layer_is_a_mixture_of_convolutions(layer, way):
+    layout, batch = layer
+    torch.manual_seed(0)
+    variables = drawn(layout, batch)
+    assert_close(results(way, variables, layout), results(mixed_results, variables, layout), 1e-12)
+
+
+@given(layers(), st.sampled_from([matrix, fourier]))
+@settings(max_examples=25, deadline=None, derandomize=True)
+def test_gradients_are_those_of_finite_differences(layer, way):
+    layout, batch = layer
+    torch.manual_seed(0)
+    variables = drawn(layout, batch)
+    assert torch.autograd.gradcheck(lambda *v: way(layout, *v), variables, fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "size"), [CASES[1], CASES[7], CASES[14], (nn.Conv1d(4, 4, 3, groups=4), (9,))]
+)
+@pytest.mark.parametrize("way", [matrix, fourier])
+def test_low_memory_changes_nothing(way, module, size):
+    layout = layout_of(module, size)
+    variables = drawn(layout, 3)
+    frugal = results(partial(way, keep=False), variables, layout)
+    assert_close(frugal, results(way, variables, layout), 1e-14)
+
+
+def test_low_memory_keeps_the_inputs_only():
+    """What the backward pass of a kept and of a computed spectrum holds, in numbers."""
+    layout = layout_of(nn.Conv2d(4, 4, 3, padding=1), (16, 16))
+    held = {}
+    for keep in (True, False):
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, s=sizes: (s.append(t.numel()), t)[1], lambda t: t
+        ):
+            matrix(layout, *drawn(layout, 8), keep=keep)
+        held[keep] = sum(sizes)
+    spectra = 2 * 4 * 8 * 31 * 16
+    assert held[True] - held[False] == spectra
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("way", [matrix, fourier])
+def test_autocast_transforms_in_single_precision(way, groups):
+    """The result is rounded once, after sums that lose nothing."""
+    layout = layout_of(nn.Conv2d(4, 4, 3, padding=1, groups=groups), (12, 12))
+    x, weight, mixture = drawn(layout, 3, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = way(layout, x.bfloat16().float(), weight, mixture)
+        half = way(layout, x.bfloat16(), weight, mixture)
+    assert y.dtype == half.dtype == torch.bfloat16
+    assert torch.equal(y, half)
+    exact = way(layout, x.bfloat16().float(), weight, mixture)
+    assert torch.equal(y, exact.bfloat16())
+    (gradient,) = torch.autograd.grad(y.float().sum(), weight, retain_graph=True)
+    assert gradient.dtype == torch.float32
 
 
 @pytest.mark.parametrize("way", WAYS)
