@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from nasfw.spaces.kernels import Comb, Convolution, Layout, Size
 from nasfw.spaces.mixing import mixing
 from nasfw.spaces.separate import separate
-from nasfw.spaces.speed import Mode, Way, fastest
+from nasfw.spaces.speed import Mode, Way, fastest, kind_of
 from nasfw.spaces.transforms import Kind, plan
 
 Memory = Literal["default", "low"]
@@ -133,9 +133,7 @@ def fourier(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor, keep: bo
 
 def matrix(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor, keep: bool = True) -> Tensor:
     """The product of spectra, by products with matrices that hold the Fourier transform."""
-    c = layout.convolution
-    kind = Kind.TOEPLITZ if 1 < c.groups == c.inputs else Kind.MATRIX
-    return _spectral(layout, x, weight, mixture, kind, keep)
+    return _spectral(layout, x, weight, mixture, kind_of(Way.MATRIX, layout.convolution), keep)
 
 
 def _spectral(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor, kind: Kind, keep: bool) -> Tensor:

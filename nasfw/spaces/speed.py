@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal
 
 from nasfw.spaces.kernels import Convolution, Layout, Size
-from nasfw.spaces.transforms import smooth
+from nasfw.spaces.transforms import Kind, frame_of
 
 Mode = Literal["auto", "results", "weights", "dilations", "fourier", "matrix"]
 
@@ -48,26 +49,61 @@ def fastest(layout: Layout, mode: Mode, batch: int, size: Size) -> Way:
 def expected(layout: Layout, way: Way, batch: int, size: Size) -> float:
     """Seconds for one forward and backward pass."""
     c = layout.convolution
-    channels = batch * (c.inputs + c.outputs)
-    pairs = layout.pairs
-    gathered = len(layout.taps) * pairs
     if way is Way.RESULTS:
         return sum(convolving(c, math.prod(b.counts), batch, size) for b in layout.blocks)
     if way is Way.WEIGHTS:
         return 4e-4 + convolving(c, math.prod(layout.extent), batch, size)
     if way is Way.DILATIONS:
         return sum(convolving(c, math.prod(comb.counts), batch, size) for comb in layout.combs)
-    lengths = layout.transform(size)
-    if way is Way.MATRIX:
-        reals = 2 * math.prod(lengths[:-1]) * (lengths[-1] // 2 + 1)
-        pixels = math.prod(size)
-        moved = pixels * channels + reals * (channels + pairs)
-        transformed = reals * (pixels * channels + len(layout.union) * pairs)
-        return 9e-4 + 1e-9 * (
-            2.2 * gathered + 2.4 * moved + 0.05 * transformed + 0.14 * reals * batch * pairs
+    kind = kind_of(way, c)
+    work = _work(layout, kind, batch, size)
+    return math.fsum(a * n for a, n in zip(_SECONDS[kind, 1 < c.groups == c.inputs], work, strict=True))
+
+
+def kind_of(way: Way, c: Convolution) -> Kind:
+    """What transforms maps in the ways that multiply spectra."""
+    if way is Way.FOURIER:
+        return Kind.FAST
+    return Kind.TOEPLITZ if 1 < c.groups == c.inputs else Kind.MATRIX
+
+
+# Seconds for each of what ``_work`` counts, by kind and whether channels stay apart.
+_SECONDS: Mapping[tuple[Kind, bool], tuple[float, ...]] = {
+    (Kind.MATRIX, False): (1e-3, 8e-12, 1e-9, 1e-9, 3e-9),
+    (Kind.FAST, False): (1e-3, 8e-12, 5e-9, 1e-9, 3e-9),
+    (Kind.TOEPLITZ, True): (1e-3, 1e-11, 1e-9, 1e-9, 3e-9),
+    (Kind.FAST, True): (1e-3, 8e-12, 5e-9, 1e-9, 3e-9),
+}
+
+
+def _work(layout: Layout, kind: Kind, batch: int, size: Size) -> tuple[float, ...]:
+    """One for each group, operations of matrix products, numbers in spectra of maps and of kernels, taps."""
+    c, frame = layout.convolution, frame_of(layout, size, kind)
+    apart = 1 < c.groups == c.inputs
+    half, length, pairs = frame.half, frame.column_length, layout.pairs
+    maps = batch * (c.outputs if apart else c.inputs), batch * c.outputs
+    sides = (maps[0], frame.rows, frame.columns), (maps[1], frame.result_rows, frame.result_columns)
+    operations, moved = 0.0, 0.0
+    for count, rows, columns in sides:
+        if kind is Kind.FAST:
+            moved += 4 * count * half * length
+        else:
+            operations += 8 * half * rows * columns * count
+            moved += 4 * count * half * columns
+        if kind is Kind.MATRIX:
+            operations += 16 * half * length * columns * count
+            moved += 4 * count * half * length
+    if kind is Kind.TOEPLITZ:
+        entries = 4 * half * frame.columns * frame.result_columns
+        operations += 6 * entries * maps[1]
+        return 1, operations, moved, entries * c.outputs, len(layout.taps) * pairs
+    if not apart:
+        operations += 24 * half * length * pairs * batch
+        depth = (
+            len(layout.union) if c.dims == 1 and kind is Kind.FAST else 2 * len({t[-1] for t in layout.union})
         )
-    points = math.prod(map(smooth, lengths))
-    return 1.4e-3 + 1e-9 * (7.0 * gathered + 10.0 * points * channels + 30.0 * points * pairs)
+        operations += 12 * half * length * pairs * depth
+    return 1 if apart else c.groups, operations, moved, 2 * half * length * pairs, len(layout.taps) * pairs
 
 
 def convolving(c: Convolution, taps: int, batch: int, size: Size) -> float:

@@ -87,7 +87,7 @@ class Plan:
 @lru_cache(maxsize=128)
 def plan(layout: Layout, size: Size, kind: Kind, dtype: torch.dtype, device: torch.device) -> Plan:
     """The plan for maps of ``size``."""
-    c, frame = layout.convolution, _frame(layout, size, kind)
+    c, frame = layout.convolution, frame_of(layout, size, kind)
     places = list(_places(layout, frame, kind))
     rows = sorted({row for _, row, _ in places})
     columns = sorted({column for _, _, column in places})
@@ -147,8 +147,9 @@ def _is_smooth(n: int) -> bool:
     return n == 1
 
 
-def _frame(layout: Layout, size: Size, kind: Kind) -> Frame:
-    """How maps are cut: images as they are, a series so that there is the least work."""
+@lru_cache(maxsize=1024)
+def frame_of(layout: Layout, size: Size, kind: Kind) -> Frame:
+    """How maps of ``size`` are cut: images as they are, a series so that there is the least work."""
     c, lengths = layout.convolution, layout.transform(size)
     positions = tuple(map(c.positions, size))
     if kind is Kind.FAST:

@@ -14,7 +14,8 @@ from nasfw.mixtures import gumbel_softmax, one_hot, uniform
 from nasfw.spaces.aggconv import AggConv
 from nasfw.spaces.backbones import tcn, wrn, wrn1d
 from nasfw.spaces.kernels import Convolution, Layout
-from nasfw.spaces.speed import Way, expected, fastest, smooth
+from nasfw.spaces.speed import Way, expected, fastest
+from nasfw.spaces.transforms import smooth
 from nasfw.testing.contracts import SpaceContract
 from nasfw.values import UsageError
 
