@@ -120,6 +120,10 @@ class Supernet(nn.Module, ABC):
         """Receptive field of every option in samples per axis, decision by decision, for penalties on it."""
         raise Unsupported(f"{type(self).__name__} does not know the receptive fields of its options")
 
+    def details(self) -> Mapping[str, str]:
+        """How each layer is computed on this machine, in words for the run's report; nothing by default."""
+        return {}
+
 
 class SearchSpace(ABC):
     """A set of networks, described by independent decisions among JSON scalars."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nasfw.estimate import Estimate
     from nasfw.experiment import Experiment
     from nasfw.plugins import Registry
+    from nasfw.supernets import Training
 
 _SHOWN = 20
 _YARDSTICKS = {
@@ -184,10 +185,33 @@ def outcome(result: Result) -> RenderableType:
     said = verdict(result)
     if said:
         parts += [Text(), Text(said, style="bold")]
+    for label, training in result.supernets.items():
+        parts += [Text(), *supernet(label, training)]
     if not result.done:
         parts += [Text(), Text("The run is not done; its command, given again, goes on where it stopped.")]
     parts += [Text(), _place(result.folder)]
     return Group(*parts)
+
+
+def supernet(label: str, training: Training) -> list[RenderableType]:
+    """How a space's supernet was trained: time per step, peak memory, and the way of each kind of layer."""
+    figures = [f"{format_value(training.step, 's')} per step"] if training.step is not None else []
+    memory = "" if training.memory is None else f"{format_value(training.memory, 'B')} "
+    if training.memory is not None:
+        figures.append(f"peak memory {memory}({training.remark})")
+    elif training.remark:
+        figures.append(f"peak memory unknown ({training.remark})")
+    kinds: dict[str, list[str]] = {}
+    for layer, way in training.layers.items():
+        kinds.setdefault(way, []).append(layer)
+    rows = [{"layers": _some(layers), "computed": way} for way, layers in kinds.items()]
+    line = Text(f"Supernet of {label}: {', '.join(figures) or 'no figures'}.")
+    return [line, text_table(rows)] if rows else [line]
+
+
+def _some(names: Sequence[str]) -> str:
+    """One name, or the first and how many there are."""
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _is_plain(result: Result) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from nasfw import evaluation
 from nasfw.pareto import hypervolume, reference_point
 from nasfw.records import Records, as_costs, finalists, front, front_rows
+from nasfw.supernets import Training
 from nasfw.text import write
 from nasfw.values import Architecture, Measure, Option, Phase, Recipe, Record, UsageError, digest
 
@@ -90,7 +91,8 @@ class Result:
     """A run's outcome. ``phase`` says whether the numbers are final (test) or of the search (validation).
 
     ``seconds`` and ``random_seconds`` are what the searches took; None if they are not done, or were
-    interrupted, so that their clock stood still.
+    interrupted, so that their clock stood still. ``supernets`` has, by space, the training of a supernet
+    where one is known.
     """
 
     folder: Path
@@ -108,6 +110,7 @@ class Result:
     hypervolume: float
     reference: list[float]
     done: bool
+    supernets: Mapping[str, Training] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """The tables and sentences that the command line prints."""
@@ -157,6 +160,7 @@ class Result:
             "random_trials": self.random_trials,
             "seconds": self.seconds,
             "random_seconds": self.random_seconds,
+            "supernets": {label: asdict(training) for label, training in self.supernets.items()},
         }
 
 
@@ -214,6 +218,11 @@ def read(folder: Path) -> Result:
         hypervolume=hypervolume(as_costs((n.median for n in kept), measures), reference) if kept else 0.0,
         reference=[float(-v if m.maximise else v) for v, m in zip(reference, measures, strict=True)],
         done=(folder / RESULT).exists(),
+        supernets={
+            label: training
+            for label in summary.defaults
+            if (training := Training.read(folder / label)) is not None
+        },
     )
 
 
@@ -224,8 +233,9 @@ def done(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     now = json.loads(json.dumps(read(folder).plain_data()))
-    # A folder may be moved.
-    return isinstance(written, dict) and {**written, "folder": None} == {**now, "folder": None}
+    # A folder may be moved, and a supernet's figures do not follow from the records.
+    aside = {"folder": None, "supernets": None}
+    return isinstance(written, dict) and {**written, **aside} == {**now, **aside}
 
 
 def _seconds(folder: Path, summary: Summary) -> float | None:

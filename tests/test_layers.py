@@ -16,7 +16,11 @@ PLUGIN_FOLDERS = ("spaces", "strategies", "objectives", "hardware", "tasks")
 FOUNDATION = (
     "values",
     "progress",
+    "caches",
+    # A plugin folder's, but only the machine's name and size: no plugin.
+    "hardware/machine",
     "contracts",
+    "supernets",
     "flops",
     "pareto",
     "mixtures",

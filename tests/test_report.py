@@ -10,6 +10,7 @@ from nasfw import plugins, report
 from nasfw.display import format_value
 from nasfw.estimate import Estimate
 from nasfw.results import Network, Result, Summary
+from nasfw.supernets import Training
 from nasfw.values import Measure, Recipe, UsageError
 
 ACCURACY = Measure("accuracy", maximise=True, trained=True)
@@ -138,6 +139,33 @@ def test_a_pick_off_the_front_is_shown_below_it():
 def test_an_empty_run_is_shown():
     empty = result(None, front=[], phase="search", hypervolume=0.0)
     assert "validation split" in printed(report.outcome(empty))
+
+
+LAYERS = {
+    "block1.conv1": "16 -> 16 channels, 32 x 32, batch 64, 17 kernels: matrix 2.1 ms; fourier 3.02 ms",
+    "stem": "3 -> 16 channels, 32 x 32, batch 64, 17 kernels: weights 1.5 ms",
+    "block1.conv2": "16 -> 16 channels, 32 x 32, batch 64, 17 kernels: matrix 2.1 ms; fourier 3.02 ms",
+}
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_supernet_is_shown_by_kinds_of_layers(width):
+    training = Training(LAYERS, 0.0421, 2**29, "resident")
+    text = printed(report.outcome(result(network("a", 0.9), supernets={"aggconv": training})), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "Supernet of aggconv: 42.10 ms per step, peak memory 536.9 MB (resident)." in " ".join(
+        text.split()
+    )
+    lines = [line.strip() for line in text.splitlines()]
+    rows = [line for line in lines if line.startswith(("block1", "stem"))]
+    assert [row.split("  ")[0] for row in rows] == ["block1.conv1 and 1 more", "stem"]
+    assert "matrix 2.1 ms; fourier 3.02 ms" in " ".join(text.split())
+
+
+def test_what_is_not_known_of_a_supernet_is_said():
+    text = printed(report.outcome(result(network("a", 0.9), supernets={"s": Training(LAYERS, remark="why")})))
+    assert "Supernet of s: peak memory unknown (why)." in text
+    assert "Supernet" not in printed(report.outcome(result(network("a", 0.9))))
 
 
 def test_a_long_front_is_cut():

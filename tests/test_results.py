@@ -1,13 +1,14 @@
 """A run's outcome is recomputed from its folder."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from nasfw import results
 from nasfw.records import Records
 from nasfw.results import RANDOM, RECORDS, RESULT, SPENT, SUMMARY, Summary, read
+from nasfw.supernets import FILE, Training
 from nasfw.values import Measure, Recipe, Record, UsageError
 
 MEASURES = (Measure("accuracy", maximise=True, trained=True), Measure("size", "B"))
@@ -236,3 +237,28 @@ def test_a_run_is_done_while_its_result_follows_from_its_records(tmp_path):
     assert not results.done(moved)
     (moved / RESULT).write_text("{")
     assert not results.done(moved)
+
+
+TRAINING = Training({"conv": "8 x 8: matrix 1.2 ms; fourier 3 ms"}, 0.012, 2**29, "in all")
+
+
+def test_the_supernets_training_is_read_where_there_is_one(tmp_path):
+    outcome = read(folder_of(tmp_path, *FOUND))
+    assert outcome.supernets == {}
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / FILE).write_text(json.dumps(asdict(TRAINING)))
+    outcome = read(tmp_path)
+    assert outcome.supernets == {"s": TRAINING}
+    data = json.loads(json.dumps(outcome.plain_data(), allow_nan=False))
+    assert data["supernets"]["s"]["layers"] == TRAINING.layers
+
+
+def test_figures_of_a_supernet_make_no_other_outcome(tmp_path):
+    """A finished run stays so, also one whose result was written without such figures."""
+    folder_of(tmp_path, *FOUND, *trained())
+    written = read(tmp_path).plain_data()
+    del written["supernets"]
+    (tmp_path / RESULT).write_text(json.dumps(written))
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / FILE).write_text(json.dumps(asdict(TRAINING)))
+    assert results.done(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, Field
@@ -17,6 +17,7 @@ from nasfw.mixtures import indices
 from nasfw.spaces import speed
 from nasfw.spaces.aggregated import AggregatedConv, block_diagonal
 from nasfw.spaces.backbones import BACKBONES, accepts, find, initialise, make, paper_channels
+from nasfw.spaces.choice import Choice
 from nasfw.spaces.kernels import Convolution, Kernel, Layout, Size, convolution_of, standalone
 from nasfw.spaces.limits import dilation, kernel_size
 from nasfw.values import UsageError
@@ -303,6 +304,23 @@ class AggConvSupernet(Supernet):
             # A mixture that stays would keep its graph alive, and the supernet from being copied.
             for layer in layers:
                 layer.mixture = None
+
+    def details(self) -> Mapping[str, str]:
+        """By layer: its shape, the way it is evaluated, and the times of the ways that were measured."""
+        return {
+            place.name: ", then ".join(map(str, layer.choices.values()))
+            for place, layer in zip(self.places, self.layers, strict=True)
+            if layer.choices
+        }
+
+    def get_extra_state(self) -> list[list[tuple[Size, dict[str, Any]]]]:
+        """The ways in use: rounding differs between them, so a training goes on with those it began with."""
+        return [[(size, choice.plain()) for size, choice in layer.choices.items()] for layer in self.layers]
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take the ways of a saved state."""
+        for layer, known in zip(self.layers, state, strict=True):
+            layer.choices = {tuple(size): Choice.read(content) for size, content in known}
 
     def fields(self) -> list[Tensor]:
         """What the authors' code penalises: the receptive field d (k - 1) + 1; 10 k for dense prediction."""

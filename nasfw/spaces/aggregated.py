@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasfw.spaces.choice import Choice, measured
 from nasfw.spaces.kernels import Comb, Convolution, Layout, Size
 from nasfw.spaces.mixing import mixing
 from nasfw.spaces.separate import separate
-from nasfw.spaces.speed import Mode, Way, fastest, kind_of
+from nasfw.spaces.speed import Mode, Way, expected, fastest, kind_of, ways_of
 from nasfw.spaces.transforms import Kind, plan
 
 Memory = Literal["default", "low"]
@@ -45,6 +46,7 @@ class AggregatedConv(nn.Module):
         c = layout.convolution
         self.layout, self.mode, self.memory = layout, mode, memory
         self.mixture: Tensor | None = None
+        self.choices: dict[Size, Choice] = {}
         self.weight = nn.Parameter(torch.empty(len(layout.taps), c.outputs, c.inputs // c.groups))
         self.bias = nn.Parameter(torch.empty(c.outputs)) if c.biased else None
         self.reset_parameters()
@@ -63,9 +65,20 @@ class AggregatedConv(nn.Module):
         """Output of shape (batch, outputs, *positions) for a map of shape (batch, inputs, *size)."""
         if self.mixture is None:
             raise RuntimeError("the mixture of an aggregated convolution is not set")
-        way = fastest(self.layout, self.mode, x.shape[0], tuple(x.shape[2:]))
+        size = tuple(x.shape[2:])
+        if self.training and torch.is_grad_enabled() and size not in self.choices:
+            self.settle(len(x), size)
+        known = self.choices.get(size)
+        way = known.way if known else fastest(self.layout, self.mode, len(x), size)
         y = ways(self.layout, self.memory)[way](x, self.weight, self.mixture)
         return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
+
+    def settle(self, batch: int, size: Size) -> None:
+        """Take for maps of ``size`` from now on what is fastest on this device, as measured now or before."""
+        possible = ways(self.layout, self.memory)
+        some = {way: possible[way] for way in ways_of(self.mode)}
+        times = {way: expected(self.layout, way, batch, size) for way in some}
+        self.choices[size] = measured(self.layout, batch, size, some, times, self.weight, self.memory)
 
     def kernel(self, option: int) -> Tensor:
         """The weight of the option's standalone convolution: (outputs, inputs / groups, *box)."""

@@ -30,20 +30,17 @@ class Way(enum.Enum):
     FOURIER = "fourier"
 
 
-_WAYS_OF: dict[Mode, tuple[Way, ...]] = {
-    "auto": (Way.WEIGHTS, Way.MATRIX, Way.FOURIER, Way.DILATIONS, Way.RESULTS),
-    "results": (Way.RESULTS,),
-    "weights": (Way.WEIGHTS,),
-    "dilations": (Way.DILATIONS,),
-    "fourier": (Way.FOURIER,),
-    "matrix": (Way.MATRIX,),
-}
+def ways_of(mode: Mode) -> tuple[Way, ...]:
+    """The ways of a mode; where two are as fast, the first is taken."""
+    if mode != "auto":
+        return (Way(mode),)
+    return (Way.WEIGHTS, Way.MATRIX, Way.FOURIER, Way.DILATIONS, Way.RESULTS)
 
 
 @lru_cache(maxsize=1024)
 def fastest(layout: Layout, mode: Mode, batch: int, size: Size) -> Way:
     """The way that is expected to be fastest among those of ``mode``, for maps of ``size``."""
-    return min(_WAYS_OF[mode], key=lambda way: expected(layout, way, batch, size))
+    return min(ways_of(mode), key=lambda way: expected(layout, way, batch, size))
 
 
 def expected(layout: Layout, way: Way, batch: int, size: Size) -> float:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -13,18 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from nasfw.caches import folder, written
 from nasfw.tasks.reading import Array
 from nasfw.values import digest
 
 log = logging.getLogger("nasfw")
-
-
-def folder() -> Path:
-    """$NASFW_CACHE; else nasfw in $XDG_CACHE_HOME, if that is absolute; else ~/.cache/nasfw."""
-    if own := os.environ.get("NASFW_CACHE"):
-        return Path(own).expanduser()
-    everybody = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (everybody if everybody.is_absolute() else Path("~/.cache").expanduser()) / "nasfw"
 
 
 def cached(name: str, parameters: Iterable[object], make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
@@ -41,9 +32,10 @@ def cached(name: str, parameters: Iterable[object], make: Callable[[], dict[str,
         return make()
     arrays = make()
     try:
-        _write(path, arrays)
+        with written(path) as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
     except OSError as problem:
-        _warn(f"the cache cannot be written, data are made anew each time: {problem}")
+        _warn(f"the cache cannot be written, data are made anew each time: {problem.strerror}")
     return arrays
 
 
@@ -54,19 +46,6 @@ def _read(path: Path) -> dict[str, Array] | None:
     except (ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, NotImplementedError) as problem:
         _warn(f"{path} is damaged and is made anew: {problem}")
         return None
-
-
-def _write(path: Path, arrays: dict[str, Array]) -> None:
-    """Through a file beside it, so that nobody ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @functools.cache

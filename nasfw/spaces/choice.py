@@ -1,0 +1,209 @@
+"""Which way of evaluating an aggregated convolution is fastest on this machine, by a short measurement.
+
+All ways give the same result but for rounding, so a choice decides about speed, and about the last digits. It
+is made once for each shape, kept in the cache folder for other runs, and belongs to the state of a training:
+what goes on from a checkpoint takes the ways that it began with, whatever the clock says.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nasfw.caches import folder, written
+from nasfw.hardware.machine import processor
+from nasfw.spaces.kernels import Layout, Size
+from nasfw.spaces.race import Evaluate, Timing, race
+from nasfw.spaces.speed import Way
+from nasfw.values import digest
+
+log = logging.getLogger("nasfw")
+
+# To be raised with every change of a way's code that may change its speed: older measurements are then void.
+REVISION = 1
+
+# On a processor the modelled times are right within a small factor, so ways beyond this one are hopeless.
+_HOPELESS = 5.0
+_TIE = 1.03
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way taken for a ``shape``, which is described in words, and the ``times`` of all ways measured."""
+
+    way: Way
+    shape: str
+    times: Mapping[Way, Timing] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The shape, then the way taken, then the others: ``...: matrix 2.10 ms; fourier 3.02 ms``."""
+        others = sorted((w for w in self.times if w is not self.way), key=lambda w: self.times[w].minimum)
+        rest = ", ".join(map(self._timed, others))
+        return f"{self.shape}: {self._timed(self.way)}{'; ' if rest else ''}{rest}"
+
+    def _timed(self, way: Way) -> str:
+        return f"{way.value} {1e3 * self.times[way].minimum:.3g} ms" if way in self.times else way.value
+
+    def plain(self) -> dict[str, Any]:
+        """The choice as JSON values."""
+        times = {way.value: asdict(timing) for way, timing in self.times.items()}
+        return {"shape": self.shape, "way": self.way.value, "times": times}
+
+    @classmethod
+    def read(cls, content: Any) -> Choice:
+        """What ``plain`` returned; ValueError, KeyError or TypeError if it is anything else."""
+        times = {
+            Way(name): Timing(float(t["minimum"]), float(t["median"]), int(t["rounds"]))
+            for name, t in content["times"].items()
+        }
+        return cls(Way(content["way"]), str(content["shape"]), times)
+
+
+def measured(
+    layout: Layout,
+    batch: int,
+    size: Size,
+    ways: Mapping[Way, Evaluate],
+    expected: Mapping[Way, float],
+    weight: Tensor,
+    variant: str = "",
+) -> Choice:
+    """The fastest of ``ways`` for maps of ``size``: as measured before on such a machine, or now.
+
+    Each way computes y from x, weight and mixture. Measured is the device and the dtype of ``weight``, with
+    random numbers and a batch that is a power of two. ``expected`` has the modelled seconds of the ways; on a
+    processor those that seem hopeless are left out. Among ways that are within 3 % of the fastest, the first
+    of ``ways`` is taken. ``variant`` tells apart functions that evaluate the same ways. The global random
+    streams, gradients and the modes of torch stay as they are.
+    """
+    batch = 1 << (batch - 1).bit_length()
+    shape = _described(layout, batch, size)
+    order = _hopeful(ways, expected, weight.device)
+    if len(order) == 1:
+        return Choice(order[0], shape)
+    key = _key(layout, batch, size, ways, weight) | {"variant": variant}
+    name = digest(key)
+    if name not in _known and (kept := _kept(name, key, ways)) is not None:
+        log.info("%s (as measured before)", kept)
+        _known[name] = kept
+    if name not in _known:
+        sizes = (batch, layout.convolution.inputs, *size), tuple(weight.shape), (len(layout.kernels),)
+        times = race({way: ways[way] for way in order}, sizes, weight.dtype, weight.device)
+        _known[name] = Choice(_fastest(ways, times, order[0]), shape, times)
+        log.info("%s", _known[name])
+        # Memory may be short only now, which must not decide for all time.
+        if len(times) == len(order):
+            _keep(name, {"key": key, **_known[name].plain()})
+    return _known[name]
+
+
+_known: dict[str, Choice] = {}
+
+
+def summary(choices: Iterable[Choice]) -> str:
+    """In a line: how many layers are evaluated in which way, and for how many shapes that was measured."""
+    choices = list(choices)
+    ways = Counter(c.way.value for c in choices)
+    shapes = len({c.shape for c in choices if c.times})
+    counts = ", ".join(f"{count} {way}" for way, count in ways.most_common())
+    return f"layers of the supernet by way: {counts}; {shapes} shape{'' if shapes == 1 else 's'} measured"
+
+
+def _described(layout: Layout, batch: int, size: Size) -> str:
+    c = layout.convolution
+    stride = f", stride {c.stride}" if c.stride > 1 else ""
+    groups = f", {c.groups} groups" if c.groups > 1 else ""
+    return (
+        f"{c.inputs} -> {c.outputs} channels{groups}, {' x '.join(map(str, size))}{stride}, batch {batch}, "
+        f"{len(layout.kernels)} kernels"
+    )
+
+
+def _hopeful(ways: Iterable[Way], expected: Mapping[Way, float], device: torch.device) -> list[Way]:
+    """The ways worth a measurement, the most promising one first."""
+    order = sorted(ways, key=lambda way: expected[way])
+    # The model was fitted on processors.
+    limit = _HOPELESS * expected[order[0]] if device.type == "cpu" else math.inf
+    return [way for way in order if expected[way] <= limit]
+
+
+def _key(layout: Layout, batch: int, size: Size, ways: Iterable[Way], weight: Tensor) -> dict[str, Any]:
+    """Everything that the times depend on, as JSON values."""
+    card = weight.device.type == "cuda"
+    key = {
+        "revision": REVISION,
+        "convolution": asdict(layout.convolution),
+        "kernels": layout.kernels,
+        "sizes": layout.sizes,
+        "size": size,
+        "batch": batch,
+        "ways": [way.value for way in ways],
+        "dtype": str(weight.dtype),
+        "device": torch.cuda.get_device_name(weight.device) if card else _processor(),
+        "threads": None if card else torch.get_num_threads(),
+        "precision": torch.get_float32_matmul_precision(),
+        "torch": torch.__version__,
+    }
+    # As the file has it: a list where there was a tuple.
+    return json.loads(json.dumps(key))  # type: ignore[no-any-return]
+
+
+_processor = functools.cache(processor)
+
+
+def _fastest(ways: Iterable[Way], times: Mapping[Way, Timing], otherwise: Way) -> Way:
+    """The first of ``ways`` that is about as fast as any; ``otherwise`` if none fits into memory."""
+    # Where nothing fits, the training itself will say so.
+    limit = _TIE * min((t.minimum for t in times.values()), default=math.inf)
+    return next((w for w in ways if w in times and times[w].minimum <= limit), otherwise)
+
+
+def _kept(name: str, key: Mapping[str, Any], ways: Iterable[Way]) -> Choice | None:
+    """The choice in the cache; None if there is none that can be used."""
+    try:
+        content = json.loads(_file(name).read_text())
+        choice = Choice.read(content)
+        if content["key"] != key or choice.way not in choice.times or not choice.times.keys() <= set(ways):
+            raise ValueError("it belongs to something else")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, RuntimeError) as problem:
+        _unusable(problem)
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        _warn(f"{_file(name)} is damaged and is made anew: {problem!r}")
+        return None
+    return choice
+
+
+def _file(name: str) -> Path:
+    return folder() / "ways" / f"{name}.json"
+
+
+def _keep(name: str, content: Mapping[str, Any]) -> None:
+    try:
+        with written(_file(name)) as stream:
+            stream.write(json.dumps(content, indent=1).encode())
+    except (OSError, RuntimeError) as problem:
+        _unusable(problem)
+
+
+def _unusable(problem: OSError | RuntimeError) -> None:
+    # The text of an OSError has a file's name in it, another one each time.
+    reason = problem.strerror if isinstance(problem, OSError) else problem
+    _warn(f"the cache cannot be used, what is fastest is measured in every run: {reason}")
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    log.warning("%s", message)
