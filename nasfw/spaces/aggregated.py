@@ -71,7 +71,10 @@ class AggregatedConv(nn.Module):
         known = self.choices.get(size)
         way = known.way if known else fastest(self.layout, self.mode, len(x), size)
         y = ways(self.layout, self.memory)[way](x, self.weight, self.mixture)
-        return y if self.bias is None else y + self.bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
+        if self.bias is not None:
+            # In place: a fresh result of this size takes longer to get from the system than to fill.
+            y += self.bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
+        return y
 
     def settle(self, batch: int, size: Size) -> None:
         """Take for maps of ``size`` from now on what is fastest on this device, as measured now or before."""
@@ -163,7 +166,8 @@ def _spectral(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor, kind: 
         if c.groups == 1:
             y = mixing(x, grid, made, keep)
         elif c.groups == c.inputs:
-            y = separate(x.repeat_interleave(c.outputs // c.inputs, 1), grid.flatten(1), made, keep)
+            maps = x if c.outputs == c.inputs else x.repeat_interleave(c.outputs // c.inputs, 1)
+            y = separate(maps, grid.flatten(1), made, keep)
         else:
             pairs = zip(x.chunk(c.groups, 1), grid.chunk(c.groups, 1), strict=True)
             y = torch.cat([mixing(maps, part.contiguous(), made, keep) for maps, part in pairs], 1)

@@ -47,7 +47,8 @@ class _Mixing(torch.autograd.Function):
                 kept.append(spectra)
         ctx.save_for_backward(x, grid, *kept)
         ctx.made = made
-        return leave(result, batch, made)
+        # Not as a view: that could not be changed in place.
+        return leave(result, batch, made).detach()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -145,7 +145,8 @@ class _Toeplitz(torch.autograd.Function):
             _select(result, part).copy_(torch.bmm(_select(maps, part), matrices.mT))
         ctx.save_for_backward(x, grid)
         ctx.made = made
-        return _result_of_rows(result, made)
+        # Not as a view: that could not be changed in place.
+        return _result_of_rows(result, made).detach()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
