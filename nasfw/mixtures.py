@@ -45,15 +45,25 @@ def gumbel_softmax(logits: Iterable[Tensor], temperature: float = 1.0, noise: fl
     """Soft samples: softmax((log softmax(logits) + noise G) / temperature), G ~ Gumbel(0, 1).
 
     Jang et al. 2017, equation 2, for each decision with ``noise`` = 1; without noise, the plain softmax.
-    Drawn from torch's global generator of the logits' device.
+    Drawn from torch's global generator of the logits' device, for all decisions of one length at once.
     """
-    # torch's own exponential sampler cannot return 0, so the logarithm stays finite.
-    return [
-        torch.softmax(
-            (torch.log_softmax(a, 0) - noise * torch.empty_like(a).exponential_().log()) / temperature, 0
-        )
-        for a in logits
-    ]
+    vectors = list(logits)
+    samples = list(vectors)
+    for positions in by_length(vectors):
+        rows = torch.log_softmax(torch.stack([vectors[i] for i in positions]), 1)
+        # torch's own exponential sampler cannot return 0, so the logarithm stays finite.
+        rows = rows - noise * torch.empty_like(rows).exponential_().log()
+        for i, sample in zip(positions, torch.softmax(rows / temperature, 1).unbind(), strict=True):
+            samples[i] = sample
+    return samples
+
+
+def by_length(vectors: Sequence[Tensor]) -> list[list[int]]:
+    """Positions of ``vectors``, those of equal length together, lengths in the order in which they come."""
+    groups: dict[int, list[int]] = {}
+    for i, vector in enumerate(vectors):
+        groups.setdefault(len(vector), []).append(i)
+    return list(groups.values())
 
 
 def straight_through(weights: Iterable[Tensor]) -> list[Tensor]:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from nasfw.mixtures import discretise, gumbel_softmax, indices, one_hot, straight_through, uniform
+from nasfw.mixtures import by_length, discretise, gumbel_softmax, indices, one_hot, straight_through, uniform
 
 DECISIONS = {"kernel": (3, 5, 7), "act": ("relu", "tanh"), "fixed": (True,)}
 
@@ -93,3 +93,31 @@ def test_straight_through_is_one_hot_forward_and_identity_backward():
     assert torch.equal(hard.detach(), torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64))
     (gradient,) = torch.autograd.grad(hard @ c, w)
     assert torch.equal(gradient, c)
+
+
+@pytest.mark.parametrize("lengths", [(3,), (4, 4, 4), (2, 5, 2, 1, 5)])
+def test_samples_are_the_definition_decision_by_decision(lengths):
+    """softmax((log softmax(a) + s G) / T), G = -log E with E from the generator, length by length."""
+    torch.manual_seed(0)
+    logits = [torch.randn(n, dtype=torch.float64) for n in lengths]
+    torch.manual_seed(5)
+    found = gumbel_softmax(iter(logits), temperature=0.7, noise=0.3)
+    torch.manual_seed(5)
+    for positions in by_length(logits):
+        draws = torch.empty(len(positions), len(logits[positions[0]]), dtype=torch.float64).exponential_()
+        for i, e in zip(positions, draws, strict=True):
+            a = [v - math.log(sum(math.exp(u) for u in logits[i].tolist())) for v in logits[i].tolist()]
+            powers = [math.exp((v - 0.3 * math.log(d)) / 0.7) for v, d in zip(a, e.tolist(), strict=True)]
+            expected = torch.tensor([p / sum(powers) for p in powers], dtype=torch.float64)
+            torch.testing.assert_close(found[i], expected, rtol=1e-10, atol=1e-12)
+
+
+def test_decisions_of_one_length_are_drawn_independently():
+    torch.manual_seed(0)
+    first, second = gumbel_softmax([torch.zeros(50_000, dtype=torch.float64) for _ in range(2)])
+    assert abs(torch.corrcoef(torch.stack([first.log(), second.log()]))[0, 1]) < 0.02
+
+
+def test_equal_lengths_are_taken_together():
+    assert by_length([torch.zeros(n) for n in (2, 5, 2, 1, 5)]) == [[0, 2], [1, 4], [3]]
+    assert gumbel_softmax([]) == by_length([]) == []

@@ -271,3 +271,164 @@ def test_the_seed_of_the_recipe_orders_the_data():
     ]
     assert_equal(orders[0], orders[1])
     assert not all(torch.equal(a, b) for a, b in zip(orders[0], orders[2], strict=True))
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_the_one_pass_step_is_the_textbooks_on_many_tensors(decay):
+    """Nesterov's SGD and AdamW by their formulas in float64, in every order that memory can have."""
+    shapes = [(7,), (3, 4), (5, 2, 3, 3), (64, 33)]
+    lr, mu, b1, b2, eps = 0.1, 0.9, 0.9, 0.999, 1e-8
+    for name in ("sgd", "adamw"):
+        torch.manual_seed(0)
+        weights = [nn.Parameter(torch.randn(s, dtype=torch.float64)) for s in shapes]
+        weights[1] = nn.Parameter(torch.randn(4, 3, dtype=torch.float64).t())
+        weights[2] = nn.Parameter(weights[2].detach().contiguous(memory_format=torch.channels_last))
+        expected = [w.detach().clone() for w in weights]
+        first, second = ([torch.zeros_like(w) for w in expected] for _ in range(2))
+        optimiser = training.optimizer(
+            weights, Recipe(optimizer=name, lr=lr, momentum=mu, weight_decay=decay)
+        )
+        assert optimiser.defaults["fused"]
+        for t in range(1, 5):
+            gradients = [torch.randn_like(w) for w in expected]
+            for w, g in zip(weights, gradients, strict=True):
+                w.grad = g.clone()
+            optimiser.step()
+            for w, g, v, s in zip(expected, gradients, first, second, strict=True):
+                if name == "sgd":
+                    g = g + decay * w
+                    v.copy_(mu * v + g)
+                    w -= lr * (g + mu * v)
+                else:
+                    v.copy_(b1 * v + (1 - b1) * g)
+                    s.copy_(b2 * s + (1 - b2) * g**2)
+                    w.mul_(1 - lr * decay)
+                    w -= lr * (v / (1 - b1**t)) / ((s / (1 - b2**t)).sqrt() + eps)
+        for w, e in zip(weights, expected, strict=True):
+            torch.testing.assert_close(w.detach(), e, rtol=1e-12, atol=1e-13)
+
+
+def test_a_weight_may_get_its_first_gradient_late():
+    """As if it were alone and its training began then."""
+    early, late, alone = (nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(3))
+    both, single = training.optimizer([early, late], BIG), training.optimizer([alone], BIG)
+    early.grad = torch.ones_like(early)
+    both.step()
+    assert torch.equal(late, torch.ones_like(late))
+    late.grad, alone.grad = torch.full_like(late, 2.0), torch.full_like(late, 2.0)
+    both.step()
+    single.step()
+    assert torch.equal(late, alone)
+
+
+def test_complex_weights_are_left_to_torch():
+    for recipe in (BIG, Recipe(optimizer="adamw")):
+        weight = nn.Parameter(torch.ones(2, dtype=torch.complex128))
+        optimiser = training.optimizer([weight], recipe)
+        weight.grad = torch.ones_like(weight)
+        optimiser.step()
+        assert weight.real[0] < 1
+    assert training.fusable([torch.ones(1), torch.ones(1, dtype=torch.float64)]) is True
+    assert training.fusable([torch.ones(1, device="meta")]) is None
+
+
+@pytest.mark.parametrize("bound", [0.1, 3.0, 1e9])
+def test_clip_scales_by_the_joint_norm_of_all_gradients(bound):
+    weights = [nn.Parameter(torch.zeros(n, dtype=torch.float64)) for n in (3, 100, 1)]
+    torch.manual_seed(0)
+    for w in weights[:2]:
+        w.grad = torch.randn_like(w)
+    before = torch.cat([w.grad for w in weights[:2]])
+    training.clip(weights, bound)
+    found = torch.cat([w.grad for w in weights[:2]])
+    norm = math.sqrt(sum(v * v for v in before.tolist()))
+    torch.testing.assert_close(found, before * min(1.0, bound / (norm + 1e-6)), rtol=1e-12, atol=1e-15)
+    assert weights[2].grad is None
+
+
+def test_clip_shows_a_gradient_that_is_not_a_number():
+    weights = [nn.Parameter(torch.zeros(2)) for _ in range(2)]
+    weights[0].grad, weights[1].grad = torch.ones(2), torch.tensor([1.0, math.nan])
+    training.clip(weights, 1.0)
+    assert all(w.grad.isnan().all() for w in weights)
+    training.clip([nn.Parameter(torch.zeros(2))], 1.0)
+
+
+class Maps(ToyTask):
+    """Three classes of maps of 16 x 16 pixels, told apart by the mean of the quarters, in float64."""
+
+    channels = 1
+
+    @property
+    def input_shape(self):
+        return (self.channels, 16, 16)
+
+    def _data(self, split):
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(24, *self.input_shape, generator=generator, dtype=torch.float64)
+        return x, x[:, 0].unflatten(1, (2, 8)).mean((2, 3)).argmax(1)
+
+
+class Coloured(Maps):
+    channels = 3
+
+
+def convolutions(channels, end):
+    torch.manual_seed(2)
+    conv1, conv2 = nn.Conv2d(channels, 4, 3, padding=1), nn.Conv2d(4, 3, 3, stride=16, padding=1)
+    return nn.Sequential(conv1, nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.3), conv2, end).double()
+
+
+@pytest.mark.parametrize("task", [Maps(), Coloured()])
+def test_the_order_in_memory_changes_no_value(task):
+    x, y = task._data("train")
+    arranged = training.channels_last(x)
+    assert torch.equal(arranged, x)
+    model = convolutions(task.channels, nn.Flatten())
+    assert training.prefers_channels_last(model, task, x, y)
+    assert model[0](arranged).stride()[1] == 1
+    assert model[0](x).stride()[1] != 1
+    torch.testing.assert_close(model.eval()(arranged), model(x), rtol=1e-12, atol=1e-13)
+
+
+def test_trying_the_order_leaves_no_trace():
+    task = Coloured()
+    x, y = task._data("train")
+    model = convolutions(3, nn.Flatten())
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    training.prefers_channels_last(model, task, x, y)
+    assert_equal(model.state_dict().values(), before.values())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_network_that_views_is_trained_in_the_ordinary_order():
+    class Ending(nn.Module):
+        def forward(self, x):
+            return x.view(x.shape[0], -1)[:, :3]
+
+    task = Coloured()
+    x, y = task._data("train")
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Ending()).double()
+    assert not training.prefers_channels_last(model, task, x, y)
+    training.fit(model, task, BIG)
+
+
+def test_small_maps_and_series_keep_the_ordinary_order():
+    task = Maps()
+    for x in (torch.zeros(2, 3, 15, 15), torch.zeros(2, 3, 999), torch.zeros(2, 3)):
+        assert not training.prefers_channels_last(nn.Flatten(), task, x, None)
+
+
+def test_training_on_maps_is_the_textbooks_and_leaves_ordinary_tensors():
+    """One step on everything: w - lr (1 + mu) gradient, for the first step of Nesterov's SGD."""
+    task = Coloured()
+    recipe = Recipe(epochs=1, batch_size=100, lr=0.1, momentum=0.9, weight_decay=0.0, schedule="constant")
+    model = convolutions(3, nn.Flatten())
+    model[3].p = 0.0
+    expected = copy.deepcopy(model)
+    x, y = task._data("train")
+    task.loss(expected(x), y).backward()
+    training.fit(model, task, recipe)
+    for w, e in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(w, e - 0.1 * 1.9 * e.grad, rtol=1e-9, atol=1e-11)
+        assert w.is_contiguous()

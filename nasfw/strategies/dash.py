@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nasfw import mixtures, progress, training
+from nasfw import mixtures, progress, supernets, training
 from nasfw.contracts import (
     Architecture,
     Candidate,
@@ -96,6 +96,7 @@ class Dash(Strategy):
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         supernet, logits = self.train(problem, evaluate)
+        supernets.ended(supernet, problem.compute, problem.folder)
         weights = [torch.softmax(a.detach(), 0).cpu() for a in logits]
         best = mixtures.discretise(problem.space.decisions, weights)
         log.info("the mixture prefers %s", dict(zip(problem.space.decisions, best, strict=True)))
@@ -124,6 +125,7 @@ class Dash(Strategy):
         """The trained supernet and the logits of its mixture, one vector per decision."""
         recipe, compute = self.supernet_recipe(problem), problem.compute
         supernet = problem.space.supernet().to(compute)
+        supernets.started(supernet, compute)
         logits = nn.ParameterList(
             1e-3 * torch.randn(len(options), device=compute) for options in problem.space.decisions.values()
         )
@@ -138,20 +140,21 @@ class Dash(Strategy):
         parts: dict[str, training.Stateful] = {"supernet": supernet, "logits": logits}
         parts |= {f"optimizer{i}": o for i, o in enumerate(optimisers)}
         parts |= {f"schedule{i}": r for i, r in enumerate(rates)}
-        parameters = [*supernet.parameters(), *logits]
+        mixed = list(logits)
+        parameters = [*supernet.parameters(), *mixed]
         checkpoint = problem.folder / "checkpoints" / "supernet.pt"
         charged = 0
         for epoch, bar in training.epochs(recipe.epochs, parts, generator, checkpoint, "supernet training"):
             supernet.train()
             total, seen = torch.zeros((), device=compute), 0
             for x, y in training.batches(problem.task, "train", recipe, generator, compute):
-                mixture = mixtures.gumbel_softmax(logits, self.temperature, self.noise)
+                mixture = mixtures.gumbel_softmax(mixed, self.temperature, self.noise)
                 loss = problem.task.loss(supernet(x, mixture), y)
                 for o in optimisers:
                     o.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
-                self._treat(list(logits), fields)
-                nn.utils.clip_grad_norm_(parameters, self.clip)
+                self._treat(mixed, fields)
+                training.clip(parameters, self.clip)
                 for o, r in zip(optimisers, rates, strict=True):
                     o.step()
                     r.step()
@@ -169,17 +172,20 @@ class Dash(Strategy):
 
     def _mixture_optimizer(self, logits: nn.ParameterList, recipe: Recipe) -> torch.optim.Optimizer:
         if self.mixture_optimizer == "adam":
-            return torch.optim.Adam(logits, lr=self.mixture_lr, betas=(0.5, 0.999))
+            fused = training.fusable(logits)
+            return torch.optim.Adam(logits, lr=self.mixture_lr, betas=(0.5, 0.999), fused=fused)
         return training.optimizer(logits, replace(recipe, optimizer="sgd", lr=self.mixture_lr))
 
     def _treat(self, logits: Sequence[Tensor], fields: Sequence[Tensor] | None) -> None:
-        for i, a in enumerate(logits):
-            if a.grad is None:
-                continue
-            if self.grad_scale is not None:
-                a.grad.div_(self.grad_scale * (a.grad.norm() + 1e-8))
-            if fields is not None:
-                a.grad.add_(fields[i], alpha=self.field_penalty)
+        treated = [i for i, a in enumerate(logits) if a.grad is not None]
+        gradients = [g for i in treated if (g := logits[i].grad) is not None]
+        if self.grad_scale is not None and gradients:
+            norms = torch._foreach_norm(gradients)
+            torch._foreach_add_(norms, 1e-8)
+            torch._foreach_mul_(norms, self.grad_scale)
+            torch._foreach_div_(gradients, norms)
+        if fields is not None and gradients:
+            torch._foreach_add_(gradients, [fields[i] for i in treated], alpha=self.field_penalty)
 
     def propose(self, problem: Problem, weights: Sequence[Tensor]) -> list[Architecture]:
         """Architectures along the trade-off: the preferred one, then cheapest first within each cost."""

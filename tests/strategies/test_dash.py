@@ -150,6 +150,27 @@ def test_field_penalty_is_added_after_the_scaling(tmp_path):
     torch.testing.assert_close(penalised - plain, 0.02 * torch.cat(FIELDS).double(), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+@pytest.mark.parametrize("scale", [None, 5.0])
+def test_the_treatment_is_its_formula_for_decisions_of_any_length(scale, penalty):
+    """g / (s (|g| + 1e-8)) + c f, number by number; zeros stay finite, what is missing stays so."""
+    torch.manual_seed(0)
+    logits = [torch.randn(n, dtype=torch.float64, requires_grad=True) for n in (3, 5, 3, 1, 4)]
+    fields = [torch.arange(len(a), dtype=torch.float64) for a in logits]
+    for a in logits[:4]:
+        a.grad = torch.randn_like(a)
+    logits[2].grad.zero_()
+    expected = []
+    for a, f in zip(logits[:4], fields, strict=False):
+        norm = math.sqrt(sum(g * g for g in a.grad.tolist()))
+        factor = 1.0 if scale is None else 1 / (scale * (norm + 1e-8))
+        expected.append([factor * g + penalty * r for g, r in zip(a.grad.tolist(), f.tolist(), strict=True)])
+    Dash(grad_scale=scale, field_penalty=penalty)._treat(logits, fields if penalty else None)
+    for a, e in zip(logits[:4], expected, strict=True):
+        torch.testing.assert_close(a.grad, torch.tensor(e, dtype=torch.float64), rtol=1e-12, atol=1e-14)
+    assert logits[4].grad is None
+
+
 def test_at_a_high_temperature_the_logits_hardly_matter(tmp_path):
     """The softmax of a / T has a gradient of order 1 / T."""
     near, _ = gradients(tmp_path, clip=1e9)

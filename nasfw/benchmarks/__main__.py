@@ -1,0 +1,132 @@
+"""The command line of the benchmarks: python -m nasfw.benchmarks aggconv."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from nasfw.hardware.machine import cores, share_politely
+from nasfw.values import UsageError
+
+NAMES = ("aggconv",)
+SECTIONS = ("sweeps", "layers", "networks", "memory")
+err = Console(stderr=True)
+# In a file the tables have the width that they need.
+out = Console(width=None if sys.stdout.isatty() else 130)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def main(arguments: list[str]) -> None:
+    """Run the benchmark that ``arguments`` name; exit code 2 with one sentence if they name none."""
+    share_politely()
+    name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    if name not in (*NAMES, "--help", "-h"):
+        asked = f"there is no benchmark {name!r}" if name else "no benchmark is named"
+        _fail(f"{asked}; say: python -m nasfw.benchmarks {' or '.join(NAMES)}", 2)
+    try:
+        app(rest if name in NAMES else ["--help"], prog_name=f"python -m nasfw.benchmarks {NAMES[0]}")
+    except UsageError as error:
+        _fail(str(error), 2)
+
+
+def _fail(message: str, code: int) -> None:
+    err.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+    sys.exit(code)
+
+
+@app.command()
+def aggconv(
+    folder: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="where results.json and the figures go")
+    ] = Path("benchmarks-aggconv"),
+    quick: Annotated[bool, typer.Option("--quick", help="small sizes: a look, not a measurement")] = False,
+    threads: Annotated[str, typer.Option(help="numbers of threads, such as 1,2")] = "1",
+    only: Annotated[str, typer.Option(help=f"sections: {', '.join(SECTIONS)}")] = ",".join(SECTIONS),
+    compute: Annotated[str, typer.Option(help="cpu, or cuda for a graphics card")] = "cpu",
+    depthwise: Annotated[bool, typer.Option("--depthwise", help="sweeps and layers depthwise")] = False,
+) -> None:
+    """Time the aggregated convolution against the plain one and against the published technique.
+
+    Prints tables with what is wanted and whether it is kept; writes results.json, kernels.png and length.png.
+    A full run takes about half an hour, a quick one about a minute.
+    """
+    sections, counts = _sections(only), _threads(threads)
+    _check_matplotlib()
+    _check_compute(compute)
+    from nasfw.benchmarks import aggconv as suite
+    from nasfw.benchmarks.bench import FULL, QUICK
+    from nasfw.benchmarks.findings import Report
+    from nasfw.display import showing
+
+    scale = QUICK if quick else FULL
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made: {error.strerror}") from error
+    report = Report(folder / "results.json", suite.header(scale, counts, compute, depthwise))
+    interrupted = False
+    with showing(err):
+        try:
+            suite.fill(report, sections, scale, counts, compute, depthwise)
+        except KeyboardInterrupt:
+            interrupted = True
+    _show(report, folder, quick)
+    if interrupted:
+        err.print(f"stopped; {folder / 'results.json'} has what was measured until then", soft_wrap=True)
+        raise typer.Exit(130)
+
+
+def _show(report: Any, folder: Path, quick: bool) -> None:
+    from nasfw.benchmarks.figures import draw
+    from nasfw.benchmarks.tables import conditions, tables
+
+    for line in conditions(report.header):
+        out.print(line, soft_wrap=True, highlight=False, markup=False)
+    if quick:
+        out.print("quick: small sizes; only a full run tells whether what is wanted is kept", soft_wrap=True)
+    for table in tables(report):
+        out.print(table, crop=False)
+    files = [report.file, *draw(report, folder)]
+    out.print("written: " + ", ".join(map(str, files)), soft_wrap=True, highlight=False, markup=False)
+
+
+def _sections(only: str) -> list[str]:
+    names = [name.strip() for name in only.split(",")]
+    for name in names:
+        if name not in SECTIONS:
+            raise UsageError(f"there is no section {name!r}; there are {', '.join(SECTIONS)}")
+    return [name for name in SECTIONS if name in names]
+
+
+def _threads(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = [0]
+    if min(counts) < 1 or max(counts) > cores():
+        raise UsageError(f"threads {text!r} are not possible; give numbers from 1 to {cores()}, such as 1,2")
+    return list(dict.fromkeys(counts))
+
+
+def _check_matplotlib() -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UsageError("the benchmarks draw with matplotlib; install it: pip install 'nasfw[benchmarks]'")
+
+
+def _check_compute(compute: str) -> None:
+    import torch
+
+    if compute != "cpu" and not (compute.startswith("cuda") and torch.cuda.is_available()):
+        raise UsageError(
+            f"compute {compute!r} is not possible here; there is cpu, and cuda on a graphics card"
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

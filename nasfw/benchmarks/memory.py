@@ -1,0 +1,103 @@
+"""Peak memory of training steps, each in a fresh process; and how much memory there is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from nasfw.benchmarks.findings import Footprint
+from nasfw.hardware.machine import peak_memory, share_politely
+
+STEPS = 3
+WHAT = (
+    "most bytes of memory that a fresh process held while it did three training steps, all in all and more "
+    "than after imports and building (Linux: VmHWM and VmRSS of /proc/self/status; on a graphics card what "
+    "torch had allocated)"
+)
+
+
+def footprint(subject: dict[str, Any], threads: int, compute: str) -> Footprint:
+    """What ``STEPS`` training steps of ``subject`` need; RuntimeError if its process fails.
+
+    ``subject`` has a "kind" ("backbone", "supernet" or "published"), the "input_shape", "output_shape" and
+    "batch" of the task, and the "settings" of ``subjects.space``.
+    """
+    order = json.dumps({"subject": subject, "threads": threads, "compute": compute})
+    if subject["kind"] == "supernet":
+        # The first one to meet a shape measures which way is fastest, and keeps that for later ones.
+        _run(order)
+    return Footprint(**json.loads(_run(order)))
+
+
+def _run(order: str) -> str:
+    command = [sys.executable, "-m", __name__, order]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise RuntimeError(f"a process that measures memory failed: {reason}")
+    return done.stdout
+
+
+def available(compute: str) -> float:
+    """Bytes of memory that are free to use; infinite where the system does not say."""
+    if compute.startswith("cuda"):
+        import torch
+
+        return float(torch.cuda.mem_get_info(compute)[0])
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024.0 * int(line.split()[1])
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, ValueError):
+        return float("inf")
+
+
+def main(order: str) -> None:
+    """Do the steps that ``order``, JSON, asks for and print their footprint as JSON."""
+    share_politely()
+    import torch
+
+    from nasfw.benchmarks import subjects
+
+    asked = json.loads(order)
+    subject, compute = asked["subject"], asked["compute"]
+    torch.set_num_threads(asked["threads"])
+    task = subjects.Shapes(tuple(subject["input_shape"]), tuple(subject["output_shape"]), subject["batch"])
+    space = subjects.space(task, **subject["settings"])
+    if subject["kind"] == "backbone":
+        step = subjects.backbone_step(space, compute)
+    else:
+        step = subjects.supernet_step(space, subject["kind"] == "published", compute)
+    on_card = compute.startswith("cuda")
+    before = torch.cuda.memory_allocated(compute) if on_card else _held()
+    for _ in range(STEPS):
+        step()
+    peak = torch.cuda.max_memory_allocated(compute) if on_card else _peak()
+    sys.stdout.write(json.dumps({"peak": peak, "before": before}) + "\n")
+
+
+def _held() -> int:
+    return _status("VmRSS:") or peak_memory()
+
+
+def _peak() -> int:
+    # The usage that the system keeps of a process begins with its parent's: it is for systems without this.
+    return _status("VmHWM:") or peak_memory()
+
+
+def _status(name: str) -> int:
+    """Bytes that the line ``name`` of the process's status states; 0 if there is none."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name)), 0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
