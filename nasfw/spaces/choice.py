@@ -33,7 +33,7 @@ log = logging.getLogger("nasfw")
 REVISION = 1
 
 # On a processor the modelled times are right within a small factor, so ways beyond this one are hopeless.
-_HOPELESS = 5.0
+_HOPELESS = 4.0
 _TIE = 1.03
 
 

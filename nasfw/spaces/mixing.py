@@ -47,6 +47,7 @@ class _Mixing(torch.autograd.Function):
                 kept.append(spectra)
         ctx.save_for_backward(x, grid, *kept)
         ctx.made = made
+        del maps, kernel
         # Not as a view: that could not be changed in place.
         return leave(result, batch, made).detach()
 
@@ -75,6 +76,7 @@ class _Mixing(torch.autograd.Function):
                 _back(made.second_map.mT, part, _of_spectra(rows, product, turned), of_maps, made)
             if needs_grid:
                 kernel_back(made, part, _of_rows(product, turned, spectra), of_kernel)
+        del maps, results, kernel
         of_x = _leave_gradient(of_maps, batch, made) if needs_x else None
         of_grid = grid_back(of_kernel, grid, made) if needs_grid else None
         return of_x, of_grid, None, None
