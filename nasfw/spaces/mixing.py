@@ -166,10 +166,7 @@ def leave(rows: Tensor, batch: int, made: Plan) -> Tensor:
     if made.kind is not Kind.FAST:
         maps = _apply(made.first_result, rows.reshape(len(rows), -1, frame.result_columns))
         return _whole(maps, batch, frame.positions)
-    maps = _slow(rows, batch, frame)
-    for axis, n in enumerate(frame.positions, 2):
-        maps = every(maps, axis, n, frame.stride)
-    return maps.transpose(0, 1).contiguous()
+    return _slow(rows, batch, frame, frame.positions, frame.stride)
 
 
 def _enter_gradient(gradient: Tensor, made: Plan) -> Tensor:
@@ -185,10 +182,7 @@ def _leave_gradient(rows: Tensor, batch: int, made: Plan) -> Tensor:
     frame = made.frame
     if made.kind is not Kind.FAST:
         return _whole(_apply(made.first_map.mT, rows.view(len(rows), -1, frame.columns)), batch, frame.size)
-    maps = _slow(rows, batch, frame)
-    for axis, n in enumerate(frame.size, 2):
-        maps = every(maps, axis, n)
-    return maps.transpose(0, 1).contiguous()
+    return _slow(rows, batch, frame, frame.size)
 
 
 def every(maps: Tensor, axis: int, count: int, stride: int = 1) -> Tensor:
@@ -211,23 +205,41 @@ def spaced(gradient: Tensor, frame: Frame) -> Tensor:
 
 def _fast(x: Tensor, frame: Frame) -> Tensor:
     """Spectra (V, U r, maps) of maps (channels, batch, *size)."""
-    if x.dim() == 3:
-        spectra = torch.fft.rfft(x, frame.row_length)
-    else:
-        spectra = torch.fft.rfftn(x, (frame.column_length, frame.row_length), (3, 2))
-    flat = torch.view_as_real(spectra).reshape(x.shape[0] * x.shape[1], -1)
-    return flat.t().contiguous().view(frame.half, 2 * frame.column_length, -1)
+    (channels, batch), numbers = x.shape[:2], 2 * frame.half * frame.column_length
+    flat = x.new_empty(numbers, channels * batch)
+    for part in _channels(channels, batch, frame, x.device):
+        if x.dim() == 3:
+            spectra = torch.fft.rfft(x[part], frame.row_length)
+        else:
+            spectra = torch.fft.rfftn(x[part], (frame.column_length, frame.row_length), (3, 2))
+        places = slice(part.start * batch, part.stop * batch)
+        flat[:, places] = torch.view_as_real(spectra).reshape(-1, numbers).t()
+    return flat.view(frame.half, 2 * frame.column_length, -1)
 
 
-def _slow(spectra: Tensor, batch: int, frame: Frame) -> Tensor:
-    """Maps (channels, batch, *lengths) of their spectra (V, U r, maps)."""
-    numbers = spectra.flatten(0, 1).t().contiguous()
-    complex_ = torch.view_as_complex(numbers.view(-1, batch, frame.half, frame.column_length, 2))
-    if len(frame.size) == 1:
-        maps: Tensor = torch.fft.irfft(complex_.squeeze(3), frame.row_length)
-    else:
-        maps = torch.fft.irfftn(complex_, (frame.column_length, frame.row_length), (3, 2))
-    return maps
+def _slow(spectra: Tensor, batch: int, frame: Frame, counts: Size, stride: int = 1) -> Tensor:
+    """Maps (batch, channels, *counts), every ``stride``-th entry, of their spectra (V, U r, maps)."""
+    flat = spectra.flatten(0, 1)
+    channels = flat.shape[1] // batch
+    whole = flat.new_empty(batch, channels, *counts)
+    for part in _channels(channels, batch, frame, flat.device):
+        numbers = flat[:, part.start * batch : part.stop * batch].t().contiguous()
+        complex_ = torch.view_as_complex(numbers.view(-1, batch, frame.half, frame.column_length, 2))
+        if len(counts) == 1:
+            maps: Tensor = torch.fft.irfft(complex_.squeeze(3), frame.row_length)
+        else:
+            maps = torch.fft.irfftn(complex_, (frame.column_length, frame.row_length), (3, 2))
+        for axis, n in enumerate(counts, 2):
+            maps = every(maps, axis, n, stride)
+        whole[:, part] = maps.transpose(0, 1)
+    return whole
+
+
+def _channels(channels: int, batch: int, frame: Frame, device: torch.device) -> list[slice]:
+    """Channels that a library's FFT takes at once; on a GPU all."""
+    numbers = 2 * batch * frame.half * frame.column_length
+    step = max(1, _PART // numbers) if device.type == "cpu" else channels
+    return [slice(c, min(c + step, channels)) for c in range(0, channels, step)]
 
 
 def _cut(x: Tensor, rows: int, columns: int) -> Tensor:
