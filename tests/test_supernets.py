@@ -1,6 +1,8 @@
 """What is kept of a supernet's training."""
 
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -116,3 +118,16 @@ def test_memory_on_a_card_is_that_of_the_training(tmp_path):
     assert 2**22 <= kept.memory < 2**26
     assert "card" in kept.remark
     assert json.loads((tmp_path / FILE).read_text())["memory"] == kept.memory
+
+
+def test_peak_memory_is_that_of_the_process_alone():
+    """A small process does not inherit the peak of the one that started it."""
+    weight = bytearray(400 * 2**20)
+    program = (
+        "from nasfw.hardware.machine import held_memory, peak_memory; print(held_memory(), peak_memory())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    held, peak = map(int, done.stdout.split())
+    assert 0 < held <= peak
+    if sys.platform == "linux":
+        assert peak < len(weight)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nasfw.benchmarks.findings import Footprint
-from nasfw.hardware.machine import peak_memory, share_politely
+from nasfw.hardware.machine import held_memory, peak_memory, share_politely
 
 STEPS = 3
 WHAT = (
@@ -74,29 +74,11 @@ def main(order: str) -> None:
     else:
         step = subjects.supernet_step(space, subject["kind"] == "published", compute)
     on_card = compute.startswith("cuda")
-    before = torch.cuda.memory_allocated(compute) if on_card else _held()
+    before = torch.cuda.memory_allocated(compute) if on_card else held_memory()
     for _ in range(STEPS):
         step()
-    peak = torch.cuda.max_memory_allocated(compute) if on_card else _peak()
+    peak = torch.cuda.max_memory_allocated(compute) if on_card else peak_memory()
     sys.stdout.write(json.dumps({"peak": peak, "before": before}) + "\n")
-
-
-def _held() -> int:
-    return _status("VmRSS:") or peak_memory()
-
-
-def _peak() -> int:
-    # The usage that the system keeps of a process begins with its parent's: it is for systems without this.
-    return _status("VmHWM:") or peak_memory()
-
-
-def _status(name: str) -> int:
-    """Bytes that the line ``name`` of the process's status states; 0 if there is none."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name)), 0)
 
 
 if __name__ == "__main__":
