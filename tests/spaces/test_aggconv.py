@@ -13,6 +13,7 @@ from nasfw.flops import forward_flops
 from nasfw.mixtures import gumbel_softmax, one_hot, uniform
 from nasfw.spaces.aggconv import AggConv
 from nasfw.spaces.backbones import tcn, wrn, wrn1d
+from nasfw.spaces.choice import Choice
 from nasfw.spaces.kernels import Convolution, Layout
 from nasfw.spaces.speed import Way, expected, fastest
 from nasfw.spaces.transforms import smooth
@@ -409,3 +410,20 @@ class TestAggConvForSeries(SpaceContract):
     @pytest.fixture
     def space(self, task):
         return AggConv(task)
+
+
+def test_a_supernet_goes_on_with_the_ways_it_began_with(task, tmp_path):
+    """Whatever the clock says of them by then."""
+    space = AggConv(task((1, 12, 12)), depth=10, channels=4)
+    mixture = [torch.full((len(p.options),), 1 / len(p.options)) for p in space.places]
+    first, second = space.supernet(), space.supernet()
+    x = torch.randn(2, 1, 12, 12)
+    first(x, mixture)
+    assert list(first.details()) == [p.name for p in space.places]
+    for layer in first.layers:
+        (size,) = layer.choices
+        layer.choices[size] = Choice(Way.RESULTS, "the slowest", {})
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(second(x, mixture), first(x, mixture))
+    assert set(second.details().values()) == {"the slowest: results"}

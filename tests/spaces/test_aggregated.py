@@ -381,3 +381,50 @@ def test_rows_are_the_taps_of_all_kernels_on_a_large_map():
     layout = Layout(Convolution(2, 1, 1, (3, 1), 1, (1, 1)), kernels, ((100, 100),))
     assert len(layout.taps) == 656
     assert math.prod(layout.extent) == 121**2
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_single_gradient_is_the_same_as_among_all(way, wanted):
+    for module, size in (CASES[1], CASES[6], CASES[7], CASES[15]):
+        layout = layout_of(module, size)
+        variables = drawn(layout)
+        expected = results(way, variables, layout)[1 + wanted]
+        alone = [v.detach().requires_grad_(i == wanted) for i, v in enumerate(variables)]
+        y = way(layout, *alone)
+        direction = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+        (found,) = torch.autograd.grad(y, [alone[wanted]], direction)
+        assert_close([found], [expected], 1e-14)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_layout_in_memory_does_not_matter(way):
+    layout = layout_of(nn.Conv2d(3, 2, 3, padding=1), (6, 9))
+    x, weight, mixture = drawn(layout)
+    turned = x.detach().to(memory_format=torch.channels_last).requires_grad_()
+    assert_close(
+        results(way, [turned, weight, mixture], layout), results(way, [x, weight, mixture], layout), 1e-14
+    )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.03), (torch.float16, 0.004)])
+@pytest.mark.parametrize("way", [matrix, fourier])
+def test_layers_of_low_precision_keep_it(way, dtype, tolerance):
+    layout = layout_of(nn.Conv2d(3, 2, 3, padding=1), (6, 9))
+    variables = [v.detach().to(dtype).requires_grad_() for v in drawn(layout)]
+    exact = [v.detach().double().requires_grad_() for v in variables]
+    found = results(way, variables, layout)
+    assert {t.dtype for t in found} == {dtype}
+    assert_close([t.double() for t in found], results(way, exact, layout), tolerance)
+
+
+def test_nothing_is_measured_without_a_training_pass(monkeypatch):
+    layer = AggregatedConv(layout_of(*CASES[0]))
+    layer.mixture = torch.zeros(len(layer.layout.kernels))
+    x = torch.randn(2, 2, 8, 8)
+    with torch.no_grad():
+        layer(x)
+    layer.eval()(x)
+    assert not layer.choices
+    layer.train()(x)
+    assert layer.choices.keys() == {(8, 8)}
