@@ -175,7 +175,7 @@ def batches(
 
 
 def _moved(values: Tensor, compute: str) -> Tensor:
-    if not compute.startswith("cuda"):
+    if not compute.startswith("cuda") or values.device.type != "cpu" or values.layout != torch.strided:
         return values.to(compute)
     # From ordinary memory a copy waits for all work on the card; from pinned memory it queues behind it.
     return values.pin_memory().to(compute, non_blocking=True)

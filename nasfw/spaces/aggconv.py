@@ -318,9 +318,10 @@ class AggConvSupernet(Supernet):
         return [[(size, choice.plain()) for size, choice in layer.choices.items()] for layer in self.layers]
 
     def set_extra_state(self, state: Any) -> None:
-        """Take the ways of a saved state."""
+        """Take the ways of a saved state, as far as the layers' modes allow."""
         for layer, known in zip(self.layers, state, strict=True):
-            layer.choices = {tuple(size): Choice.read(content) for size, content in known}
+            found = {tuple(size): Choice.read(content) for size, content in known}
+            layer.choices = {s: c for s, c in found.items() if c.way in speed.ways_of(layer.mode)}
 
     def fields(self) -> list[Tensor]:
         """What the authors' code penalises: the receptive field d (k - 1) + 1; 10 k for dense prediction."""

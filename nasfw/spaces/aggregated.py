@@ -7,7 +7,7 @@ With place(w) the dense kernel whose entry at a tap's offset is that tap, and p_
 the ways ``results``, ``weights`` and ``fourier`` (Shen, Khodak and Talwalkar, "Efficient Architecture
 Search for Diverse Tasks", NeurIPS 2022, section 3). The way ``dilations`` sums the kernels of equal dilation
 before convolving, and ``matrix`` is ``fourier`` with the transforms as products of matrices. Second
-derivatives of all of them work.
+derivatives of all of them work; the transforms of ``torch.func`` do not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nasfw.spaces.kernels import Comb, Convolution, Layout, Size
 from nasfw.spaces.mixing import mixing
 from nasfw.spaces.separate import separate
 from nasfw.spaces.speed import Mode, Way, expected, fastest, kind_of, ways_of
-from nasfw.spaces.transforms import Kind, plan
+from nasfw.spaces.transforms import Kind, plan, precisely
 
 Memory = Literal["default", "low"]
 # x, weight and mixture to the result.
@@ -65,21 +65,45 @@ class AggregatedConv(nn.Module):
         """Output of shape (batch, outputs, *positions) for a map of shape (batch, inputs, *size)."""
         if self.mixture is None:
             raise RuntimeError("the mixture of an aggregated convolution is not set")
+        self._check(x)
         size = tuple(x.shape[2:])
         if self.training and torch.is_grad_enabled() and size not in self.choices:
             self.settle(len(x), size)
         known = self.choices.get(size)
         way = known.way if known else fastest(self.layout, self.mode, len(x), size)
+        if len(x) == 0:
+            way = Way.WEIGHTS
         y = ways(self.layout, self.memory)[way](x, self.weight, self.mixture)
         if self.bias is not None:
             # In place: a fresh result of this size takes longer to get from the system than to fill.
             y += self.bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
         return y
 
+    def _check(self, x: Tensor) -> None:
+        c, largest = self.layout.convolution, tuple(map(max, zip(*self.layout.sizes, strict=True)))
+        if x.dim() != c.dims + 2 or x.shape[1] != c.inputs:
+            raise ValueError(
+                f"maps of the shape {tuple(x.shape)} were given; this layer takes (batch, {c.inputs}, "
+                f"{', '.join(['length'] if c.dims == 1 else ['height', 'width'])})"
+            )
+        if any(n > most for n, most in zip(x.shape[2:], largest, strict=True)):
+            raise ValueError(
+                f"a map of {tuple(x.shape[2:])} was given; this layer has only the taps that reach maps of "
+                f"up to {largest}"
+            )
+        if x.dtype != self.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(
+                f"maps of {x.dtype} were given; the weights of this layer are {self.weight.dtype}"
+            )
+
     def settle(self, batch: int, size: Size) -> None:
         """Take for maps of ``size`` from now on what is fastest on this device, as measured now or before."""
         possible = ways(self.layout, self.memory)
-        some = {way: possible[way] for way in ways_of(self.mode)}
+        wanted = ways_of(self.mode)
+        if self.memory == "low" and len(wanted) > 1:
+            # The mixture's gradient needs the results of all kernels.
+            wanted = tuple(way for way in wanted if way is not Way.RESULTS)
+        some = {way: possible[way] for way in wanted}
         times = {way: expected(self.layout, way, batch, size) for way in some}
         self.choices[size] = measured(self.layout, batch, size, some, times, self.weight, self.memory)
 
@@ -196,6 +220,7 @@ class _Grid(torch.autograd.Function):
         return weight.new_zeros(count, *weight.shape[1:]).index_add_(0, cells, weighted)
 
     @staticmethod
+    @precisely
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         weight, mixture, options, cells = ctx.saved_tensors
         rows = gradients[0].index_select(0, cells)
@@ -231,21 +256,24 @@ def _correlate(c: Convolution, x: Tensor, kernel: Tensor, start: Size, dilation:
 def _options(layout: Layout, device: torch.device) -> Tensor:
     """The option of every row of the weight."""
     rows = [i for i, b in enumerate(layout.blocks) for _ in range(b.rows.start, b.rows.stop)]
-    return torch.tensor(rows, device=device)
+    with torch.inference_mode(False):
+        return torch.tensor(rows, device=device)
 
 
 @lru_cache(maxsize=256)
 def _cells(layout: Layout, device: torch.device) -> Tensor:
     """The cell of every row in the dense kernel that holds all."""
-    places = torch.tensor(layout.taps) - torch.tensor(layout.low)
-    steps = torch.tensor([math.prod(layout.extent[i + 1 :]) for i in range(places.shape[1])])
-    return (places * steps).sum(1).to(device)
+    with torch.inference_mode(False):
+        places = torch.tensor(layout.taps) - torch.tensor(layout.low)
+        steps = torch.tensor([math.prod(layout.extent[i + 1 :]) for i in range(places.shape[1])])
+        return (places * steps).sum(1).to(device)
 
 
 @lru_cache(maxsize=256)
 def _combs(layout: Layout, device: torch.device) -> list[tuple[Comb, Tensor, Tensor]]:
     """The combs of a layout with their rows and cells."""
-    return [
-        (comb, torch.tensor(comb.rows, device=device), torch.tensor(comb.cells, device=device))
-        for comb in layout.combs
-    ]
+    with torch.inference_mode(False):
+        return [
+            (comb, torch.tensor(comb.rows, device=device), torch.tensor(comb.cells, device=device))
+            for comb in layout.combs
+        ]

@@ -11,7 +11,6 @@ import functools
 import json
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -86,7 +85,8 @@ def measured(
     of ``ways`` is taken. ``variant`` tells apart functions that evaluate the same ways. The global random
     streams, gradients and the modes of torch stay as they are.
     """
-    batch = 1 << (batch - 1).bit_length()
+    # No larger than the real one: its memory may be all there is.
+    batch = 1 << (batch.bit_length() - 1)
     shape = _described(layout, batch, size)
     order = _hopeful(ways, expected, weight.device)
     if len(order) == 1:
@@ -108,15 +108,6 @@ def measured(
 
 
 _known: dict[str, Choice] = {}
-
-
-def summary(choices: Iterable[Choice]) -> str:
-    """In a line: how many layers are evaluated in which way, and for how many shapes that was measured."""
-    choices = list(choices)
-    ways = Counter(c.way.value for c in choices)
-    shapes = len({c.shape for c in choices if c.times})
-    counts = ", ".join(f"{count} {way}" for way, count in ways.most_common())
-    return f"layers of the supernet by way: {counts}; {shapes} shape{'' if shapes == 1 else 's'} measured"
 
 
 def _described(layout: Layout, batch: int, size: Size) -> str:

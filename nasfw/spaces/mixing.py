@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nasfw.spaces.kernels import Size
-from nasfw.spaces.transforms import Frame, Kind, Plan
+from nasfw.spaces.transforms import Frame, Kind, Plan, precisely
 
 # So many numbers are treated at once, roughly.
 _PART = 2**19
@@ -52,6 +52,7 @@ class _Mixing(torch.autograd.Function):
         return leave(result, batch, made).detach()
 
     @staticmethod
+    @precisely
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, grid, *kept = ctx.saved_tensors
         made: Plan = ctx.made

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nasfw.spaces.kernels import Size
 from nasfw.spaces.mixing import again, every, grid_back, kernel_back, kernel_spectra, rows_of_kernel, spaced
-from nasfw.spaces.transforms import Frame, Kind, Plan
+from nasfw.spaces.transforms import Frame, Kind, Plan, precisely
 
 # So many numbers are treated at once, roughly.
 _PART = 2**19
@@ -49,6 +49,7 @@ class _Fast(torch.autograd.Function):
         return result
 
     @staticmethod
+    @precisely
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, grid, kernel, *kept = ctx.saved_tensors
         made: Plan = ctx.made
@@ -149,6 +150,7 @@ class _Toeplitz(torch.autograd.Function):
         return _result_of_rows(result, made).detach()
 
     @staticmethod
+    @precisely
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, grid = ctx.saved_tensors
         made: Plan = ctx.made

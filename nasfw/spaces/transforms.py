@@ -15,10 +15,12 @@ padded, and the results stand as a product over channels needs them, frequency f
 from __future__ import annotations
 
 import enum
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,9 +86,29 @@ class Plan:
     kernel_signed: Tensor
 
 
+Backward = Callable[..., tuple[Tensor | None, ...]]
+
+
+def precisely(backward: Backward) -> Backward:
+    """A backward pass that autocast leaves alone, as it has left alone the forward pass."""
+
+    @functools.wraps(backward)
+    def wrapped(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.autocast(gradients[0].device.type, enabled=False):
+            return backward(ctx, *gradients)
+
+    return wrapped
+
+
 @lru_cache(maxsize=128)
 def plan(layout: Layout, size: Size, kind: Kind, dtype: torch.dtype, device: torch.device) -> Plan:
     """The plan for maps of ``size``."""
+    # What is kept for other calls must not be bound to the mode of the first.
+    with torch.inference_mode(False):
+        return _plan(layout, size, kind, dtype, device)
+
+
+def _plan(layout: Layout, size: Size, kind: Kind, dtype: torch.dtype, device: torch.device) -> Plan:
     c, frame = layout.convolution, frame_of(layout, size, kind)
     places = list(_places(layout, frame, kind))
     rows = sorted({row for _, row, _ in places})

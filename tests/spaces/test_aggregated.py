@@ -233,8 +233,11 @@ def test_autocast_transforms_in_single_precision(way, groups):
     assert torch.equal(y, half)
     exact = way(layout, x.bfloat16().float(), weight, mixture)
     assert torch.equal(y, exact.bfloat16())
-    (gradient,) = torch.autograd.grad(y.float().sum(), weight, retain_graph=True)
-    assert gradient.dtype == torch.float32
+    (outside,) = torch.autograd.grad(y.float().square().sum(), weight, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        (inside,) = torch.autograd.grad(y.float().square().sum(), weight)
+    assert torch.equal(inside, outside)
+    assert inside.dtype == torch.float32
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -428,3 +431,38 @@ def test_nothing_is_measured_without_a_training_pass(monkeypatch):
     assert not layer.choices
     layer.train()(x)
     assert layer.choices.keys() == {(8, 8)}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_pass_in_inference_mode_leaves_others_trainable(way):
+    """What is kept between calls must not be bound to the mode of the first."""
+    for module in (nn.Conv2d(2, 2, 3, padding=1), nn.Conv1d(3, 3, 3, padding=1, groups=3)):
+        size = (4, 11)[: module.weight.dim() - 2]
+        layout = layout_of(module, size)
+        variables = drawn(layout)
+        with torch.inference_mode():
+            way(layout, *variables)
+        assert all(torch.isfinite(t).all() for t in results(way, variables, layout))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(1, 1, 8, 8), r"\(1, 1, 8, 8\) were given; this layer takes \(batch, 2, height, width\)"),
+        (torch.zeros(2, 8, 8), "takes"),
+        (torch.zeros(1, 2, 9, 8), r"\(9, 8\) was given; .* up to \(8, 8\)"),
+        (torch.zeros(1, 2, 8, 8, dtype=torch.float64), "float64 were given; .*float32"),
+    ],
+)
+def test_maps_that_do_not_fit_are_refused(x, message):
+    layer = AggregatedConv(layout_of(*CASES[0]))
+    layer.mixture = torch.zeros(len(layer.layout.kernels))
+    with pytest.raises(ValueError, match=message):
+        layer(x)
+
+
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_an_empty_batch_has_an_empty_result(mode):
+    layer = AggregatedConv(layout_of(*CASES[0]), mode)
+    layer.mixture = torch.zeros(len(layer.layout.kernels))
+    assert layer.eval()(torch.zeros(0, 2, 8, 8)).shape == (0, 3, 8, 8)

@@ -106,7 +106,7 @@ def test_a_given_cache_that_cannot_be_written_decides(ways_folder, monkeypatch, 
 
 
 def test_short_batches_share_the_measurement_of_their_power_of_two(ways_folder):
-    found = measured(THREE, batch=8)
+    found = measured(THREE, batch=4)
     assert measured(NONE, batch=5) is found
     assert measured(NONE, batch=7) is found
     assert len(list(ways_folder.iterdir())) == 1
@@ -227,7 +227,7 @@ def test_the_ways_get_what_they_get_in_training():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         measured({MATRIX: looking, WEIGHTS: looking}, batch=3)
     shapes, product = seen[:2]
-    sizes = [(4, 2, 8, 8), WEIGHT.shape, (2,)]
+    sizes = [(2, 2, 8, 8), WEIGHT.shape, (2,)]
     assert shapes == [(torch.Size(s), True, torch.float32) for s in sizes]
     assert product == torch.float32
 
@@ -306,8 +306,6 @@ def test_a_choice_in_words(caplog):
         said = str(measured(THREE))
     assert said in caplog.messages
     assert said.startswith("2 -> 3 channels, 8 x 8, batch 4, 2 kernels: weights ")
-    line = choice.summary([found, found, Choice(RESULTS, "there")])
-    assert line == "layers of the supernet by way: 2 matrix, 1 results; 1 shape measured"
 
 
 def test_a_choice_survives_a_checkpoint(tmp_path):
