@@ -12,11 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nasfw.spaces.kernels import Size
-from nasfw.spaces.transforms import Frame, Kind, Plan, precisely
+from nasfw.spaces.transforms import Frame, Kind, Plan, apply, cut, fast, frequencies, precisely, slow, spaced
 
 # So many numbers are treated at once, roughly.
 _PART = 2**19
@@ -157,81 +156,55 @@ def enter(x: Tensor, made: Plan) -> Tensor:
     """Maps (batch, channels, *size) after the first round, (maps, V, r columns), or wholly transformed."""
     x = x.transpose(0, 1)
     if made.kind is Kind.FAST:
-        return _fast(x, made.frame)
-    return _first_round(made.first_map, _cut(x, made.frame.rows, made.frame.columns))
+        return _fast_spectra(x, made.frame)
+    return _first_round(made.first_map, cut(x, made.frame.rows, made.frame.columns))
 
 
 def leave(rows: Tensor, batch: int, made: Plan) -> Tensor:
     """Results (batch, outputs, *positions) of what ``_back`` has filled."""
     frame = made.frame
     if made.kind is not Kind.FAST:
-        maps = _apply(made.first_result, rows.reshape(len(rows), -1, frame.result_columns))
+        maps = apply(made.first_result, rows.reshape(len(rows), -1, frame.result_columns))
         return _whole(maps, batch, frame.positions)
-    return _slow(rows, batch, frame, frame.positions, frame.stride)
+    return _slow_maps(rows, batch, frame, frame.positions, frame.stride)
 
 
 def _enter_gradient(gradient: Tensor, made: Plan) -> Tensor:
     """The adjoint of ``leave``; of a library's FFT without the weights of frequencies."""
     frame, gradient = made.frame, gradient.transpose(0, 1)
     if made.kind is not Kind.FAST:
-        return _first_round(made.first_result.mT, _cut(gradient, frame.result_rows, frame.result_columns))
-    return _fast(spaced(gradient, frame), frame)
+        return _first_round(made.first_result.mT, cut(gradient, frame.result_rows, frame.result_columns))
+    return _fast_spectra(spaced(gradient, frame), frame)
 
 
 def _leave_gradient(rows: Tensor, batch: int, made: Plan) -> Tensor:
     """The adjoint of ``enter``, for spectra from ``_enter_gradient``."""
     frame = made.frame
     if made.kind is not Kind.FAST:
-        return _whole(_apply(made.first_map.mT, rows.view(len(rows), -1, frame.columns)), batch, frame.size)
-    return _slow(rows, batch, frame, frame.size)
+        return _whole(apply(made.first_map.mT, rows.view(len(rows), -1, frame.columns)), batch, frame.size)
+    return _slow_maps(rows, batch, frame, frame.size)
 
 
-def every(maps: Tensor, axis: int, count: int, stride: int = 1) -> Tensor:
-    """The first ``count`` of every ``stride``-th entry on an axis."""
-    return maps.transpose(0, axis)[: (count - 1) * stride + 1 : stride].transpose(0, axis)
-
-
-def spaced(gradient: Tensor, frame: Frame) -> Tensor:
-    """The gradient with zeros between, where a stride has left results out."""
-    if frame.stride == 1:
-        return gradient
-    inner = [(n - 1) * frame.stride + 1 for n in frame.positions]
-    wide = gradient.new_zeros(*gradient.shape[:2], *inner)
-    places = wide
-    for axis, n in enumerate(frame.positions, 2):
-        places = every(places, axis, n, frame.stride)
-    places.copy_(gradient)
-    return wide
-
-
-def _fast(x: Tensor, frame: Frame) -> Tensor:
+def _fast_spectra(x: Tensor, frame: Frame) -> Tensor:
     """Spectra (V, U r, maps) of maps (channels, batch, *size)."""
     (channels, batch), numbers = x.shape[:2], 2 * frame.half * frame.column_length
     flat = x.new_empty(numbers, channels * batch)
     for part in _channels(channels, batch, frame, x.device):
-        if x.dim() == 3:
-            spectra = torch.fft.rfft(x[part], frame.row_length)
-        else:
-            spectra = torch.fft.rfftn(x[part], (frame.column_length, frame.row_length), (3, 2))
+        spectra = fast(x[part], frame)
         places = slice(part.start * batch, part.stop * batch)
         flat[:, places] = torch.view_as_real(spectra).reshape(-1, numbers).t()
     return flat.view(frame.half, 2 * frame.column_length, -1)
 
 
-def _slow(spectra: Tensor, batch: int, frame: Frame, counts: Size, stride: int = 1) -> Tensor:
+def _slow_maps(spectra: Tensor, batch: int, frame: Frame, counts: Size, stride: int = 1) -> Tensor:
     """Maps (batch, channels, *counts), every ``stride``-th entry, of their spectra (V, U r, maps)."""
     flat = spectra.flatten(0, 1)
     channels = flat.shape[1] // batch
     whole = flat.new_empty(batch, channels, *counts)
     for part in _channels(channels, batch, frame, flat.device):
         numbers = flat[:, part.start * batch : part.stop * batch].t().contiguous()
-        complex_ = torch.view_as_complex(numbers.view(-1, batch, frame.half, frame.column_length, 2))
-        if len(counts) == 1:
-            maps: Tensor = torch.fft.irfft(complex_.squeeze(3), frame.row_length)
-        else:
-            maps = torch.fft.irfftn(complex_, (frame.column_length, frame.row_length), (3, 2))
-        for axis, n in enumerate(counts, 2):
-            maps = every(maps, axis, n, stride)
+        parts = numbers.view(-1, batch, *frequencies(frame), 2)
+        maps = slow(torch.view_as_complex(parts), frame, counts, stride)
         whole[:, part] = maps.transpose(0, 1)
     return whole
 
@@ -241,13 +214,6 @@ def _channels(channels: int, batch: int, frame: Frame, device: torch.device) -> 
     numbers = 2 * batch * frame.half * frame.column_length
     step = max(1, _PART // numbers) if device.type == "cpu" else channels
     return [slice(c, min(c + step, channels)) for c in range(0, channels, step)]
-
-
-def _cut(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Maps (channels, batch, *size) as matrices (maps, rows, columns)."""
-    if x.dim() == 3:
-        x = F.pad(x, (0, rows * columns - x.shape[2]))
-    return x.reshape(-1, rows, columns)
 
 
 def _whole(maps: Tensor, batch: int, size: Size) -> Tensor:
@@ -260,11 +226,7 @@ def _whole(maps: Tensor, batch: int, size: Size) -> Tensor:
 
 def _first_round(first: Tensor, maps: Tensor) -> Tensor:
     """(V r, rows) times (maps, rows, columns), as (maps, V, r columns)."""
-    return _apply(first, maps).view(len(maps), len(first) // 2, -1)
-
-
-def _apply(matrix: Tensor, maps: Tensor) -> Tensor:
-    return torch.bmm(matrix.expand(len(maps), -1, -1), maps)
+    return apply(first, maps).view(len(maps), len(first) // 2, -1)
 
 
 def _room(like: Tensor, maps: int, made: Plan, columns: int) -> Tensor:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nasfw.spaces.kernels import Size
-from nasfw.spaces.mixing import again, every, grid_back, kernel_back, kernel_spectra, rows_of_kernel, spaced
-from nasfw.spaces.transforms import Frame, Kind, Plan, precisely
+from nasfw.spaces.mixing import again, grid_back, kernel_back, kernel_spectra, rows_of_kernel
+from nasfw.spaces.transforms import Frame, Kind, Plan, apply, cut, fast, frequencies, precisely, slow, spaced
 
 # So many numbers are treated at once, roughly.
 _PART = 2**19
@@ -40,10 +39,10 @@ class _Fast(torch.autograd.Function):
         result = x.new_empty(*x.shape[:2], *made.frame.positions)
         kept = []
         for part in _batches(x, made):
-            spectra = _fast(x[part], made.frame)
+            spectra = fast(x[part], made.frame)
             kept += [spectra] if keep else []
             product = torch.mul(spectra, kernel, out=None if keep else spectra)
-            result[part] = _results(product, made.frame)
+            result[part] = slow(product, made.frame, made.frame.positions, made.frame.stride)
         ctx.save_for_backward(x, grid, kernel, *kept)
         ctx.made = made
         return result
@@ -59,11 +58,11 @@ class _Fast(torch.autograd.Function):
         of_x = torch.empty_like(x, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
         of_kernel = torch.zeros_like(kernel)
         for i, part in enumerate(_batches(x, made)):
-            gradient = _fast(spaced(gradients[0][part], made.frame), made.frame)
+            gradient = fast(spaced(gradients[0][part], made.frame), made.frame)
             if of_x is not None:
-                of_x[part] = _maps(gradient * conjugate, made.frame)
+                of_x[part] = slow(gradient * conjugate, made.frame, made.frame.size)
             if ctx.needs_input_grad[1]:
-                spectra = kept[i] if kept else _fast(x[part], made.frame)
+                spectra = kept[i] if kept else fast(x[part], made.frame)
                 of_kernel += gradient.conj_physical_().mul_(spectra).sum(0)
         of_grid = (
             _grid_of_spectrum(of_kernel.conj_physical_(), grid, made) if ctx.needs_input_grad[1] else None
@@ -73,7 +72,12 @@ class _Fast(torch.autograd.Function):
 
 def _fast_way(x: Tensor, grid: Tensor, made: Plan) -> Tensor:
     """The same of differentiable functions only, for derivatives of the backward pass."""
-    return _results(_fast(x, made.frame) * _spectrum_of_kernel(grid, made), made.frame)
+    return slow(
+        fast(x, made.frame) * _spectrum_of_kernel(grid, made),
+        made.frame,
+        made.frame.positions,
+        made.frame.stride,
+    )
 
 
 def _batches(x: Tensor, made: Plan) -> list[slice]:
@@ -83,44 +87,13 @@ def _batches(x: Tensor, made: Plan) -> list[slice]:
     return [slice(i, min(i + step, len(x))) for i in range(0, len(x), step)]
 
 
-def _fast(x: Tensor, frame: Frame) -> Tensor:
-    """Complex spectra (batch, channels, V, U) of an image, (batch, channels, V) of a series."""
-    if x.dim() == 3:
-        spectra: Tensor = torch.fft.rfft(x, frame.row_length)
-    else:
-        spectra = torch.fft.rfftn(x, (frame.column_length, frame.row_length), (3, 2))
-    return spectra
-
-
-def _slow(spectra: Tensor, frame: Frame) -> Tensor:
-    if spectra.dim() == 3:
-        maps: Tensor = torch.fft.irfft(spectra, frame.row_length)
-    else:
-        maps = torch.fft.irfftn(spectra, (frame.column_length, frame.row_length), (3, 2))
-    return maps
-
-
-def _results(spectra: Tensor, frame: Frame) -> Tensor:
-    maps = _slow(spectra, frame)
-    for axis, n in enumerate(frame.positions, 2):
-        maps = every(maps, axis, n, frame.stride)
-    return maps
-
-
-def _maps(spectra: Tensor, frame: Frame) -> Tensor:
-    maps = _slow(spectra, frame)
-    for axis, n in enumerate(frame.size, 2):
-        maps = every(maps, axis, n)
-    return maps
-
-
 def _spectrum_of_kernel(grid: Tensor, made: Plan) -> Tensor:
     """Complex (channels, V, U), or (channels, V) of a series."""
     pairs, channels = grid[:, :, None], grid.shape[1]
     whole = slice(0, made.frame.half)
     rows = kernel_spectra(made, whole, rows_of_kernel(pairs, made), pairs, signed=False)
     real, imaginary = rows.view(-1, 2, channels).permute(1, 2, 0)
-    return torch.complex(real, imaginary).view(channels, *_frequencies(made.frame))
+    return torch.complex(real, imaginary).view(channels, *frequencies(made.frame))
 
 
 def _grid_of_spectrum(of_kernel: Tensor, grid: Tensor, made: Plan) -> Tensor:
@@ -130,10 +103,6 @@ def _grid_of_spectrum(of_kernel: Tensor, grid: Tensor, made: Plan) -> Tensor:
     of_rows = torch.zeros_like(rows_of_kernel(pairs, made))
     kernel_back(made, slice(0, made.frame.half), spectra[..., None], of_rows)
     return grid_back(of_rows, grid, made)
-
-
-def _frequencies(frame: Frame) -> Size:
-    return (frame.half,) if len(frame.size) == 1 else (frame.half, frame.column_length)
 
 
 class _Toeplitz(torch.autograd.Function):
@@ -168,7 +137,7 @@ class _Toeplitz(torch.autograd.Function):
         of_grid = of_x = None
         if ctx.needs_input_grad[0]:
             rows = of_maps.view(-1, 2 * made.frame.half, made.frame.columns)
-            of_x = _whole(_apply(made.first_map.mT, rows), x, made.frame.size)
+            of_x = _whole(apply(made.first_map.mT, rows), x, made.frame.size)
         if ctx.needs_input_grad[1]:
             of_rows = of_kernel.permute(0, 2, 3, 1).reshape(len(made.first_kernel), -1)
             of_grid = (made.first_back @ of_rows).view_as(grid)
@@ -186,7 +155,7 @@ def _toeplitz_way(x: Tensor, grid: Tensor, made: Plan) -> Tensor:
 
 def _rows_of_maps(x: Tensor, made: Plan) -> Tensor:
     """(batch, channels, V, r columns)."""
-    rows = _apply(made.first_map, _cut(x, made.frame.rows, made.frame.columns))
+    rows = apply(made.first_map, cut(x, made.frame.rows, made.frame.columns))
     return rows.view(*x.shape[:2], made.frame.half, -1)
 
 
@@ -199,17 +168,13 @@ def _rows_of_channels(grid: Tensor, made: Plan) -> Tensor:
 
 def _result_of_rows(rows: Tensor, made: Plan) -> Tensor:
     """Results (batch, channels, *positions); the columns of rows come in reverse."""
-    maps = _apply(made.first_result, rows.reshape(-1, 2 * made.frame.half, made.frame.result_columns))
+    maps = apply(made.first_result, rows.reshape(-1, 2 * made.frame.half, made.frame.result_columns))
     return _whole(maps.flip(2), rows, made.frame.positions)
 
 
 def _rows_of_gradient(gradient: Tensor, made: Plan) -> Tensor:
-    maps = _cut(gradient, made.frame.result_rows, made.frame.result_columns).flip(2)
-    return _apply(made.first_result.mT, maps).view(*gradient.shape[:2], made.frame.half, -1)
-
-
-def _apply(matrix: Tensor, maps: Tensor) -> Tensor:
-    return torch.bmm(matrix.expand(len(maps), -1, -1), maps)
+    maps = cut(gradient, made.frame.result_rows, made.frame.result_columns).flip(2)
+    return apply(made.first_result.mT, maps).view(*gradient.shape[:2], made.frame.half, -1)
 
 
 def _parts(maps: Tensor) -> list[tuple[slice | int, ...]]:
@@ -223,13 +188,6 @@ def _parts(maps: Tensor) -> list[tuple[slice | int, ...]]:
 def _select(maps: Tensor, part: tuple[slice | int, ...]) -> Tensor:
     """The part of (batch, channels, V, r columns), as (channels or V, batch, r columns)."""
     return maps.permute(2, 1, 0, 3)[part]
-
-
-def _cut(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Maps (batch, channels, *size) as matrices (batch channels, rows, columns)."""
-    if x.dim() == 3:
-        x = F.pad(x, (0, rows * columns - x.shape[2]))
-    return x.reshape(-1, rows, columns)
 
 
 def _whole(maps: Tensor, like: Tensor, size: Size) -> Tensor:

@@ -23,6 +23,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nasfw.spaces.kernels import Layout, Size
@@ -231,3 +232,58 @@ def _second(f: Tensor, points: Sequence[int]) -> Tensor:
     angles = 2 * math.pi * f[:, :, None] * torch.tensor(points, dtype=torch.float64)
     cos, sin = angles.cos(), angles.sin()
     return torch.stack([torch.cat([cos, -sin], 2), torch.cat([sin, cos], 2)], 2)
+
+
+def fast(x: Tensor, frame: Frame) -> Tensor:
+    """Complex spectra (a, b, V, U) of images (a, b, height, width), (a, b, V) of series, by a library's FFT."""
+    if len(frame.size) == 1:
+        spectra: Tensor = torch.fft.rfft(x, frame.row_length)
+    else:
+        spectra = torch.fft.rfftn(x, (frame.column_length, frame.row_length), (3, 2))
+    return spectra
+
+
+def slow(spectra: Tensor, frame: Frame, counts: Size, stride: int = 1) -> Tensor:
+    """The way back from ``fast``: of every axis the first ``counts`` of every ``stride``-th entry."""
+    if len(frame.size) == 1:
+        maps: Tensor = torch.fft.irfft(spectra, frame.row_length)
+    else:
+        maps = torch.fft.irfftn(spectra, (frame.column_length, frame.row_length), (3, 2))
+    for axis, n in enumerate(counts, 2):
+        maps = every(maps, axis, n, stride)
+    return maps
+
+
+def every(maps: Tensor, axis: int, count: int, stride: int = 1) -> Tensor:
+    """The first ``count`` of every ``stride``-th entry on an axis."""
+    return maps.transpose(0, axis)[: (count - 1) * stride + 1 : stride].transpose(0, axis)
+
+
+def spaced(gradient: Tensor, frame: Frame) -> Tensor:
+    """The gradient with zeros between, where a stride has left results out."""
+    if frame.stride == 1:
+        return gradient
+    inner = [(n - 1) * frame.stride + 1 for n in frame.positions]
+    wide = gradient.new_zeros(*gradient.shape[:2], *inner)
+    places = wide
+    for axis, n in enumerate(frame.positions, 2):
+        places = every(places, axis, n, frame.stride)
+    places.copy_(gradient)
+    return wide
+
+
+def cut(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Maps (a, b, *size) as matrices (a b, rows, columns)."""
+    if x.dim() == 3:
+        x = F.pad(x, (0, rows * columns - x.shape[2]))
+    return x.reshape(-1, rows, columns)
+
+
+def apply(matrix: Tensor, maps: Tensor) -> Tensor:
+    """The matrix times each of the maps."""
+    return torch.bmm(matrix.expand(len(maps), -1, -1), maps)
+
+
+def frequencies(frame: Frame) -> Size:
+    """The shape of a map's spectrum: (V,) of a series, (V, U) of an image."""
+    return (frame.half,) if len(frame.size) == 1 else (frame.half, frame.column_length)
