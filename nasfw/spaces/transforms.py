@@ -235,7 +235,7 @@ def _second(f: Tensor, points: Sequence[int]) -> Tensor:
 
 
 def fast(x: Tensor, frame: Frame) -> Tensor:
-    """Complex spectra (a, b, V, U) of images (a, b, height, width), (a, b, V) of series, by a library's FFT."""
+    """Complex spectra (a, b, V, U) of images (a, b, height, width), (a, b, V) of series, by an FFT."""
     if len(frame.size) == 1:
         spectra: Tensor = torch.fft.rfft(x, frame.row_length)
     else:
