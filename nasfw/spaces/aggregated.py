@@ -13,7 +13,7 @@ derivatives of all of them work; the transforms of ``torch.func`` do not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Any, Literal
 
@@ -24,13 +24,12 @@ from torch import Tensor, nn
 from nasfw.spaces.choice import Choice, measured
 from nasfw.spaces.kernels import Comb, Convolution, Layout, Size
 from nasfw.spaces.mixing import mixing
+from nasfw.spaces.race import Evaluate
 from nasfw.spaces.separate import separate
 from nasfw.spaces.speed import Mode, Way, expected, fastest, kind_of, ways_of
 from nasfw.spaces.transforms import Kind, plan, precisely
 
 Memory = Literal["default", "low"]
-# x, weight and mixture to the result.
-Evaluation = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class AggregatedConv(nn.Module):
@@ -129,7 +128,7 @@ def block_diagonal(kernel: Tensor, groups: int, target: int = 1) -> Tensor:
     return whole.reshape(outputs, merged * inputs, *size)
 
 
-def ways(layout: Layout, memory: Memory = "default") -> Mapping[Way, Evaluation]:
+def ways(layout: Layout, memory: Memory = "default") -> Mapping[Way, Evaluate]:
     """All ways to evaluate; each takes maps, taps and mixture."""
     keep = memory == "default"
     return {
@@ -189,7 +188,7 @@ def _spectral(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor, kind: 
         c = layout.convolution
         if c.groups == 1:
             y = mixing(x, grid, made, keep)
-        elif c.groups == c.inputs:
+        elif c.apart:
             maps = x if c.outputs == c.inputs else x.repeat_interleave(c.outputs // c.inputs, 1)
             y = separate(maps, grid.flatten(1), made, keep)
         else:

@@ -41,6 +41,11 @@ class Convolution:
     biased: bool = True
 
     @property
+    def apart(self) -> bool:
+        """Whether every result comes from one of several channels alone."""
+        return 1 < self.groups == self.inputs
+
+    @property
     def shift(self) -> int:
         """Where output 0 reads with offset 0."""
         k, d = self.own

@@ -15,10 +15,19 @@ import torch
 from torch import Tensor
 
 from nasfw.spaces.kernels import Size
-from nasfw.spaces.transforms import Frame, Kind, Plan, apply, cut, fast, frequencies, precisely, slow, spaced
-
-# So many numbers are treated at once, roughly.
-_PART = 2**19
+from nasfw.spaces.transforms import (
+    PART,
+    Frame,
+    Kind,
+    Plan,
+    apply,
+    cut,
+    fast,
+    frequencies,
+    precisely,
+    slow,
+    spaced,
+)
 
 
 def mixing(x: Tensor, grid: Tensor, made: Plan, keep: bool = True) -> Tensor:
@@ -148,7 +157,7 @@ def _parts(made: Plan, batch: int, grid: Tensor) -> list[slice]:
     outputs, inputs = grid.shape[1:]
     numbers = made.frame.column_length * (2 * batch * (inputs + outputs) + 3 * inputs * outputs)
     half = made.frame.half
-    step = max(1, round(_PART / numbers)) if grid.device.type == "cpu" else half
+    step = max(1, round(PART / numbers)) if grid.device.type == "cpu" else half
     return [slice(v, min(v + step, half)) for v in range(0, half, step)]
 
 
@@ -212,7 +221,7 @@ def _slow_maps(spectra: Tensor, batch: int, frame: Frame, counts: Size, stride: 
 def _channels(channels: int, batch: int, frame: Frame, device: torch.device) -> list[slice]:
     """Channels that a library's FFT takes at once; on a GPU all."""
     numbers = 2 * batch * frame.half * frame.column_length
-    step = max(1, _PART // numbers) if device.type == "cpu" else channels
+    step = max(1, PART // numbers) if device.type == "cpu" else channels
     return [slice(c, min(c + step, channels)) for c in range(0, channels, step)]
 
 

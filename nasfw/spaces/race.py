@@ -15,6 +15,7 @@ from torch import Tensor
 from nasfw.spaces.kernels import Size
 from nasfw.spaces.speed import Way
 
+# Maps, taps and mixture to the result.
 Evaluate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 _BEHIND, _CLEAR = 2.0, 1.5

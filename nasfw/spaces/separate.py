@@ -13,10 +13,19 @@ from torch import Tensor
 
 from nasfw.spaces.kernels import Size
 from nasfw.spaces.mixing import again, grid_back, kernel_back, kernel_spectra, rows_of_kernel
-from nasfw.spaces.transforms import Frame, Kind, Plan, apply, cut, fast, frequencies, precisely, slow, spaced
-
-# So many numbers are treated at once, roughly.
-_PART = 2**19
+from nasfw.spaces.transforms import (
+    PART,
+    Frame,
+    Kind,
+    Plan,
+    apply,
+    cut,
+    fast,
+    frequencies,
+    precisely,
+    slow,
+    spaced,
+)
 
 
 def separate(x: Tensor, grid: Tensor, made: Plan, keep: bool = True) -> Tensor:
@@ -83,7 +92,7 @@ def _fast_way(x: Tensor, grid: Tensor, made: Plan) -> Tensor:
 def _batches(x: Tensor, made: Plan) -> list[slice]:
     """Maps that are treated at once; on a GPU all."""
     numbers = 2 * x.shape[1] * made.frame.half * made.frame.column_length
-    step = max(1, _PART // numbers) if x.device.type == "cpu" else len(x)
+    step = max(1, PART // numbers) if x.device.type == "cpu" else len(x)
     return [slice(i, min(i + step, len(x))) for i in range(0, len(x), step)]
 
 

@@ -55,14 +55,14 @@ def expected(layout: Layout, way: Way, batch: int, size: Size) -> float:
         return sum(convolving(c, math.prod(comb.counts), batch, size) for comb in layout.combs)
     kind = kind_of(way, c)
     work = _work(layout, kind, batch, size)
-    return math.fsum(a * n for a, n in zip(_SECONDS[kind, 1 < c.groups == c.inputs], work, strict=True))
+    return math.fsum(a * n for a, n in zip(_SECONDS[kind, c.apart], work, strict=True))
 
 
 def kind_of(way: Way, c: Convolution) -> Kind:
     """What transforms maps in the ways that multiply spectra."""
     if way is Way.FOURIER:
         return Kind.FAST
-    return Kind.TOEPLITZ if 1 < c.groups == c.inputs else Kind.MATRIX
+    return Kind.TOEPLITZ if c.apart else Kind.MATRIX
 
 
 # Seconds for each of what ``_work`` counts, by kind and whether channels stay apart.
@@ -77,9 +77,8 @@ _SECONDS: Mapping[tuple[Kind, bool], tuple[float, ...]] = {
 def _work(layout: Layout, kind: Kind, batch: int, size: Size) -> tuple[float, ...]:
     """One for each group, operations of matrix products, numbers in spectra of maps and of kernels, taps."""
     c, frame = layout.convolution, frame_of(layout, size, kind)
-    apart = 1 < c.groups == c.inputs
     half, length, pairs = frame.half, frame.column_length, layout.pairs
-    maps = batch * (c.outputs if apart else c.inputs), batch * c.outputs
+    maps = batch * (c.outputs if c.apart else c.inputs), batch * c.outputs
     sides = (maps[0], frame.rows, frame.columns), (maps[1], frame.result_rows, frame.result_columns)
     operations, moved = 0.0, 0.0
     for count, rows, columns in sides:
@@ -95,13 +94,13 @@ def _work(layout: Layout, kind: Kind, batch: int, size: Size) -> tuple[float, ..
         entries = 4 * half * frame.columns * frame.result_columns
         operations += 6 * entries * maps[1]
         return 1, operations, moved, entries * c.outputs, len(layout.taps) * pairs
-    if not apart:
+    if not c.apart:
         operations += 24 * half * length * pairs * batch
         depth = (
             len(layout.union) if c.dims == 1 and kind is Kind.FAST else 2 * len({t[-1] for t in layout.union})
         )
         operations += 12 * half * length * pairs * depth
-    return 1 if apart else c.groups, operations, moved, 2 * half * length * pairs, len(layout.taps) * pairs
+    return 1 if c.apart else c.groups, operations, moved, 2 * half * length * pairs, len(layout.taps) * pairs
 
 
 def convolving(c: Convolution, taps: int, batch: int, size: Size) -> float:

@@ -28,6 +28,9 @@ from torch import Tensor
 
 from nasfw.spaces.kernels import Layout, Size
 
+# So many numbers are treated at once, roughly: they stay in a processor's cache.
+PART = 2**19
+
 
 class Kind(enum.Enum):
     """What transforms maps: two rounds of matrices, one round with Toeplitz matrices, or a library's FFT."""

@@ -244,15 +244,6 @@ def test_cache_that_cannot_be_written_is_said_once(tmp_path, monkeypatch, caplog
     assert caplog.text.count("the cache") == 1
 
 
-def test_cache_folder_follows_the_environment(tmp_path, monkeypatch):
-    monkeypatch.delenv("NASFW_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache.folder() == tmp_path / "nasfw"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache.folder() == tmp_path / ".cache" / "nasfw"
-
-
 def test_interrupted_writing_leaves_nothing(own_cache):
     def make():
         raise KeyboardInterrupt
