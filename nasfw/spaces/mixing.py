@@ -43,12 +43,12 @@ class _Mixing(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, grid: Tensor, made: Plan, keep: bool) -> Tensor:
         (_, outputs, inputs), batch = grid.shape, len(x)
-        maps, kernel = enter(x, made), rows_of_kernel(grid, made)
+        maps, kernel = enter(x, made), made.kernels.first(grid)
         result = _room(x, outputs * batch, made, made.frame.result_columns)
         kept = []
         for part in _parts(made, batch, grid):
             spectra = _forth(made.second_map, part, maps, made).view(-1, 2, inputs, batch)
-            rows = kernel_spectra(made, part, kernel, grid, signed=batch >= inputs)
+            rows = made.kernels.rows(part, kernel, grid, signed=batch >= inputs)
             product = _times(rows, spectra, outputs)
             _back(made.second_result, part, product, result, made)
             if keep:
@@ -69,7 +69,7 @@ class _Mixing(torch.autograd.Function):
         (_, outputs, inputs), batch = grid.shape, len(x)
         needs_x, needs_grid = ctx.needs_input_grad[:2]
         maps = None if kept else enter(x, made)
-        results, kernel = _enter_gradient(gradients[0], made), rows_of_kernel(grid, made)
+        results, kernel = _enter_gradient(gradients[0], made), made.kernels.first(grid)
         of_maps = _room(x, inputs * batch, made, made.frame.columns) if needs_x else x
         of_kernel = torch.zeros_like(kernel)
         for i, part in enumerate(_parts(made, batch, grid)):
@@ -81,13 +81,13 @@ class _Mixing(torch.autograd.Function):
             signed = batch >= inputs
             turned = None if signed else _turned(product)
             if needs_x:
-                rows = kernel_spectra(made, part, kernel, grid, signed)
+                rows = made.kernels.rows(part, kernel, grid, signed)
                 _back(made.second_map.mT, part, _of_spectra(rows, product, turned), of_maps, made)
             if needs_grid:
-                kernel_back(made, part, _of_rows(product, turned, spectra), of_kernel)
+                made.kernels.add(part, _of_rows(product, turned, spectra), of_kernel)
         del maps, results, kernel
         of_x = _leave_gradient(of_maps, batch, made) if needs_x else None
-        of_grid = grid_back(of_kernel, grid, made) if needs_grid else None
+        of_grid = made.kernels.grid(of_kernel, grid) if needs_grid else None
         return of_x, of_grid, None, None
 
 
@@ -96,7 +96,7 @@ def _mixing(x: Tensor, grid: Tensor, made: Plan) -> Tensor:
     (_, outputs, inputs), batch, half = grid.shape, len(x), made.frame.half
     whole = slice(0, half)
     spectra = _forth(made.second_map, whole, enter(x, made), made).view(-1, 2, inputs, batch)
-    rows = kernel_spectra(made, whole, rows_of_kernel(grid, made), grid, signed=True)
+    rows = made.kernels.rows(whole, made.kernels.first(grid), grid, signed=True)
     product = _times(rows, spectra, outputs).view(half, -1, outputs * batch)
     if made.kind is Kind.MATRIX:
         product = torch.bmm(product.mT, made.second_result.expand(half, -1, -1).mT).transpose(0, 1)
@@ -261,45 +261,3 @@ def _back(second: Tensor, part: slice, spectra: Tensor, result: Tensor, made: Pl
     else:
         second = second.expand(made.frame.half, -1, -1)[part]
         torch.bmm(spectra.mT, second.mT, out=result[:, part].transpose(0, 1))
-
-
-def rows_of_kernel(grid: Tensor, made: Plan) -> Tensor:
-    """The grid after the first round, (V, r columns, pairs of channels), or as it is if there is only one."""
-    if _once(made):
-        return grid.flatten(1)
-    rows, columns = made.grid
-    return (made.first_kernel @ grid.view(rows, -1)).view(made.frame.half, 2 * columns, -1)
-
-
-def kernel_spectra(made: Plan, part: slice, kernel: Tensor, grid: Tensor, signed: bool) -> Tensor:
-    """The rows (K_r, K_i), ``signed`` (-K_i, K_r, K_i), of a part of V: (frequencies, rows, inputs)."""
-    matrix = made.kernel_signed if signed else made.kernel_parts
-    if _once(made):
-        each = len(matrix) // made.frame.half
-        spectra = matrix[each * part.start : each * part.stop] @ kernel
-    else:
-        spectra = torch.bmm(matrix.expand(made.frame.half, -1, -1)[part], kernel[part])
-    return spectra.view(-1, (3 if signed else 2) * grid.shape[1], grid.shape[2])
-
-
-def kernel_back(made: Plan, part: slice, rows: Tensor, of_kernel: Tensor) -> None:
-    """The adjoint of ``kernel_spectra`` for rows (K_r, K_i), into ``of_kernel``, which is zero at first."""
-    pairs = of_kernel.shape[-1]
-    if _once(made):
-        back = made.first_back[:, 2 * part.start : 2 * part.stop]
-        of_kernel.addmm_(back, rows.reshape(-1, pairs))
-    else:
-        matrix = made.kernel_parts.expand(made.frame.half, -1, -1)[part].mT
-        torch.bmm(matrix, rows.reshape(part.stop - part.start, -1, pairs), out=of_kernel[part])
-
-
-def grid_back(of_kernel: Tensor, grid: Tensor, made: Plan) -> Tensor:
-    """The adjoint of ``rows_of_kernel``."""
-    if _once(made):
-        return of_kernel.view_as(grid)
-    return (made.first_back @ of_kernel.view(made.first_back.shape[1], -1)).view_as(grid)
-
-
-def _once(made: Plan) -> bool:
-    """Whether the kernel is transformed in one round."""
-    return made.kind is Kind.FAST and len(made.frame.size) == 1

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nasfw.spaces.kernels import Size
-from nasfw.spaces.mixing import again, grid_back, kernel_back, kernel_spectra, rows_of_kernel
+from nasfw.spaces.mixing import again
 from nasfw.spaces.transforms import (
     PART,
     Frame,
@@ -100,7 +100,7 @@ def _spectrum_of_kernel(grid: Tensor, made: Plan) -> Tensor:
     """Complex (channels, V, U), or (channels, V) of a series."""
     pairs, channels = grid[:, :, None], grid.shape[1]
     whole = slice(0, made.frame.half)
-    rows = kernel_spectra(made, whole, rows_of_kernel(pairs, made), pairs, signed=False)
+    rows = made.kernels.rows(whole, made.kernels.first(pairs), pairs, signed=False)
     real, imaginary = rows.view(-1, 2, channels).permute(1, 2, 0)
     return torch.complex(real, imaginary).view(channels, *frequencies(made.frame))
 
@@ -109,9 +109,9 @@ def _grid_of_spectrum(of_kernel: Tensor, grid: Tensor, made: Plan) -> Tensor:
     """The adjoint of ``_spectrum_of_kernel``, apart from the weights of frequencies."""
     spectra = torch.view_as_real(of_kernel).reshape(grid.shape[1], -1, 2).permute(1, 2, 0)
     pairs = grid[:, :, None]
-    of_rows = torch.zeros_like(rows_of_kernel(pairs, made))
-    kernel_back(made, slice(0, made.frame.half), spectra[..., None], of_rows)
-    return grid_back(of_rows, grid, made)
+    of_rows = torch.zeros_like(made.kernels.first(pairs))
+    made.kernels.add(slice(0, made.frame.half), spectra[..., None], of_rows)
+    return made.kernels.grid(of_rows, grid)
 
 
 class _Toeplitz(torch.autograd.Function):
@@ -148,8 +148,7 @@ class _Toeplitz(torch.autograd.Function):
             rows = of_maps.view(-1, 2 * made.frame.half, made.frame.columns)
             of_x = _whole(apply(made.first_map.mT, rows), x, made.frame.size)
         if ctx.needs_input_grad[1]:
-            of_rows = of_kernel.permute(0, 2, 3, 1).reshape(len(made.first_kernel), -1)
-            of_grid = (made.first_back @ of_rows).view_as(grid)
+            of_grid = made.kernels.grid(of_kernel.permute(0, 2, 3, 1).contiguous(), grid)
         return of_x, of_grid, None
 
 
@@ -170,8 +169,7 @@ def _rows_of_maps(x: Tensor, made: Plan) -> Tensor:
 
 def _rows_of_channels(grid: Tensor, made: Plan) -> Tensor:
     """(V, channels, r, columns)."""
-    rows, columns = made.grid
-    spectrum = (made.first_kernel @ grid.view(rows, -1)).view(made.frame.half, 2, columns, -1)
+    spectrum = made.kernels.first(grid).view(made.frame.half, 2, made.grid[1], -1)
     return spectrum.permute(0, 3, 1, 2).contiguous()
 
 

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nasfw.spaces.kernels import Layout, Size
+from nasfw.spaces.spectra import Folded, Kernels, Rounds
 
 # So many numbers are treated at once, roughly: they stay in a processor's cache.
 PART = 2**19
@@ -62,17 +63,13 @@ class Frame:
 
 @dataclass(frozen=True)
 class Plan:
-    """A frame with its matrices, and where a layer's taps lie in the ``grid`` (rows, columns) of its kernels.
+    """A frame with its matrices, and where a layer's taps lie in the ``grid`` of its ``kernels``.
 
-    Entry i of ``cells`` is the grid's cell to which row ``taps[i]`` of the layer's weight belongs. Where r
-    stands it counts real and imaginary part, where z stands minus the imaginary, the real and the imaginary
-    part. ``first_map`` (V r, rows) and ``second_map`` (V or 1, U r, r columns) transform maps;
-    ``first_kernel`` (V r, rows) and then ``kernel_parts`` (V or 1, U r, r columns) or ``kernel_signed``
-    (V or 1, U z, r columns) the grid, and ``first_back`` (rows, V r) is the adjoint of ``first_kernel``;
-    ``second_result`` (V or 1, r columns, U r) and ``first_result`` (rows, V r) turn spectra into results. A
-    series of which a library's FFT is taken has one column and its kernels one round only, ``kernel_parts``
-    (V r, rows) or ``kernel_signed`` (V z, rows), with the adjoint ``first_back``. For a library's FFT
-    ``first_back`` also weighs the frequencies, as those libraries do in the transform back.
+    Entry i of ``cells`` is the grid's cell to which row ``taps[i]`` of the layer's weight belongs. With r
+    counting real and imaginary part, ``first_map`` (V r, rows) and ``second_map`` (V or 1, U r, r columns)
+    transform maps, ``second_result`` (V or 1, r columns, U r) and ``first_result`` (rows, V r) turn spectra
+    into results. For a library's FFT the adjoint of the ``kernels`` also weighs the frequencies, as those
+    libraries do in the transform back.
     """
 
     kind: Kind
@@ -81,13 +78,10 @@ class Plan:
     taps: Tensor
     cells: Tensor
     first_map: Tensor
-    first_kernel: Tensor
     first_result: Tensor
-    first_back: Tensor
     second_map: Tensor
     second_result: Tensor
-    kernel_parts: Tensor
-    kernel_signed: Tensor
+    kernels: Kernels
 
 
 Backward = Callable[..., tuple[Tensor | None, ...]]
@@ -114,12 +108,6 @@ def plan(layout: Layout, size: Size, kind: Kind, dtype: torch.dtype, device: tor
 
 def _plan(layout: Layout, size: Size, kind: Kind, dtype: torch.dtype, device: torch.device) -> Plan:
     c, frame = layout.convolution, frame_of(layout, size, kind)
-    places = list(_places(layout, frame, kind))
-    rows = sorted({row for _, row, _ in places})
-    columns = sorted({column for _, _, column in places})
-    if kind is Kind.TOEPLITZ:
-        columns = list(range(-c.stride * (frame.result_columns - 1), frame.columns))
-    row_of, column_of = ({value: i for i, value in enumerate(values)} for values in (rows, columns))
     v = torch.arange(frame.half, dtype=torch.float64)[:, None] / frame.row_length
     u = torch.arange(frame.column_length, dtype=torch.float64)
     f = u[None] / frame.column_length if c.dims == 2 else (v + u) / frame.column_length
@@ -130,28 +118,60 @@ def _plan(layout: Layout, size: Size, kind: Kind, dtype: torch.dtype, device: to
         range(0, frame.result_rows * c.stride, c.stride) if c.dims == 2 else range(frame.result_rows)
     )
     result_columns = range(0, frame.result_columns * c.stride, c.stride)
-    once = kind is Kind.FAST and c.dims == 1
-    first_kernel, kernel = _first(v, rows), _second(f, columns)
-    last = first_kernel.view(-1, 1, 2, len(rows)) if once else kernel
-    made = [
+    weight = share if kind is Kind.FAST else torch.ones_like(share)
+    if c.dims == 1 and kind is not Kind.TOEPLITZ:
+        grid, places, kernels = _folded(layout, f, weight)
+    else:
+        grid, places, kernels = _rounds(layout, frame, kind, v, f, weight)
+    maps = [
         _first(-v, range(frame.rows)),
-        first_kernel,
         (_first(-v, result_rows) * share.repeat_interleave(2, 0)).t(),
-        (first_kernel * (share.repeat_interleave(2, 0) if kind is Kind.FAST else 1)).t(),
         _second(-f, range(frame.columns)).flatten(1, 2),
         _second(-f, result_columns).flatten(1, 2).mT,
-        last.flatten(1, 2),
-        torch.cat([-last[:, :, 1:], last], 2).flatten(1, 2),
     ]
-    made[6:] = [m.flatten(0, 1) if once else m for m in made[6:]]
+    of_taps, cells = zip(*places, strict=True)
     return Plan(
         kind,
         frame,
-        (len(rows), len(columns)),
-        torch.tensor([i for i, _, _ in places], device=device),
-        torch.tensor([row_of[r] * len(columns) + column_of[q] for _, r, q in places], device=device),
-        *(matrix.to(device, dtype).contiguous() for matrix in made),
+        grid,
+        torch.tensor(of_taps, device=device),
+        torch.tensor(cells, device=device),
+        *(matrix.to(device, dtype).contiguous() for matrix in maps),
+        kernels=kernels.to(device, dtype),
     )
+
+
+# Pairs of a tap's number and its cell.
+_Cells = list[tuple[int, int]]
+
+
+def _folded(layout: Layout, f: Tensor, weight: Tensor) -> tuple[Size, _Cells, Kernels]:
+    """The grid of a series, its cells and transform; ``f`` (V, U) in turns, ``weight`` (V, 1)."""
+    distances = [t + layout.convolution.shift for (t,) in layout.taps]
+    points = sorted(set(map(abs, distances)))
+    index = {p: i for i, p in enumerate(points)}
+    cells = [(i, index[abs(d)] + (len(points) if d < 0 else 0)) for i, d in enumerate(distances)]
+    angles = 2 * math.pi * f[:, :, None] * torch.tensor(points, dtype=torch.float64)
+    waves = torch.stack([angles.cos(), angles.sin()])
+    kernels = Folded(waves.flatten(1, 2), (waves * weight[:, :, None]).flatten(1, 2), f.shape[1])
+    return (2, len(points)), cells, kernels
+
+
+def _rounds(
+    layout: Layout, frame: Frame, kind: Kind, v: Tensor, f: Tensor, weight: Tensor
+) -> tuple[Size, _Cells, Kernels]:
+    """The grid of rows and columns, its cells and transform."""
+    places = list(_places(layout, frame, kind))
+    rows = sorted({row for _, row, _ in places})
+    columns = sorted({column for _, _, column in places})
+    if kind is Kind.TOEPLITZ:
+        columns = list(range(-frame.stride * (frame.result_columns - 1), frame.columns))
+    row_of, column_of = ({value: i for i, value in enumerate(values)} for values in (rows, columns))
+    cells = [(i, row_of[r] * len(columns) + column_of[q]) for i, r, q in places]
+    along, second = _first(v, rows), _second(f, columns)
+    back = (along * weight.repeat_interleave(2, 0)).t()
+    signed = torch.cat([-second[:, :, 1:], second], 2).flatten(1, 2)
+    return (len(rows), len(columns)), cells, Rounds(along, back, second.flatten(1, 2), signed)
 
 
 def smooth(n: int) -> int:
@@ -215,10 +235,8 @@ def _places(layout: Layout, frame: Frame, kind: Kind) -> Iterator[tuple[int, int
             found = [(distance[0], distance[1])]
         else:
             row, column = divmod(distance[0], frame.columns)
-            found = [(row, column)]
-            if kind is Kind.TOEPLITZ:
-                # From a later column of a row the same distance leads into the next row.
-                found.append((row + 1, column - frame.columns))
+            # From a later column of a row the same distance leads into the next row.
+            found = [(row, column), (row + 1, column - frame.columns)]
         for row, column in found:
             if kind is not Kind.TOEPLITZ or low <= column < frame.columns:
                 yield i, row, column
