@@ -49,7 +49,7 @@ class _Mixing(torch.autograd.Function):
         for part in _parts(made, batch, grid):
             spectra = _forth(made.second_map, part, maps, made).view(-1, 2, inputs, batch)
             rows = made.kernels.rows(part, kernel, grid, signed=batch >= inputs)
-            product = _times(rows, spectra, outputs)
+            product = _times(rows, spectra, outputs, _place(result, part, 2 * outputs, made))
             _back(made.second_result, part, product, result, made)
             if keep:
                 kept.append(spectra)
@@ -82,7 +82,11 @@ class _Mixing(torch.autograd.Function):
             turned = None if signed else _turned(product)
             if needs_x:
                 rows = made.kernels.rows(part, kernel, grid, signed)
-                _back(made.second_map.mT, part, _of_spectra(rows, product, turned), of_maps, made)
+                of_spectra = _place(of_maps, part, 2 * inputs, made)
+                if of_spectra is None:
+                    of_spectra = torch.empty_like(spectra)
+                _of_spectra(rows, product, turned, of_spectra.view_as(spectra))
+                _back(made.second_map.mT, part, of_spectra, of_maps, made)
             if needs_grid:
                 made.kernels.add(part, _of_rows(product, turned, spectra), of_kernel)
         del maps, results, kernel
@@ -103,12 +107,12 @@ def _mixing(x: Tensor, grid: Tensor, made: Plan) -> Tensor:
     return leave(product, batch, made)
 
 
-def _times(rows: Tensor, spectra: Tensor, outputs: int) -> Tensor:
-    """The product over channels, (frequencies, 2 outputs, batch)."""
+def _times(rows: Tensor, spectra: Tensor, outputs: int, out: Tensor | None = None) -> Tensor:
+    """The product over channels, (frequencies, 2 outputs, batch), in ``out`` if that is given."""
     real, imaginary = spectra[:, 0], spectra[:, 1]
     if rows.shape[1] == 3 * outputs:
-        return torch.bmm(rows[:, outputs:], real).baddbmm_(rows[:, : 2 * outputs], imaginary)
-    product, other = torch.bmm(rows, real), torch.bmm(rows, imaginary)
+        return torch.bmm(rows[:, outputs:], real, out=out).baddbmm_(rows[:, : 2 * outputs], imaginary)
+    product, other = torch.bmm(rows, real, out=out), torch.bmm(rows, imaginary)
     product[:, :outputs] -= other[:, outputs:]
     product[:, outputs:] += other[:, :outputs]
     return product
@@ -123,13 +127,11 @@ def _turned(product: Tensor) -> Tensor:
     return turned
 
 
-def _of_spectra(rows: Tensor, product: Tensor, turned: Tensor | None) -> Tensor:
-    """The adjoint of ``_times`` for the spectra of maps."""
+def _of_spectra(rows: Tensor, product: Tensor, turned: Tensor | None, of_spectra: Tensor) -> None:
+    """The adjoint of ``_times`` for the spectra of maps, into ``of_spectra``."""
     outputs = product.shape[1]
-    of_spectra = product.new_empty(len(rows), 2, rows.shape[2], product.shape[2])
     of_spectra[:, 0] = torch.bmm(rows[:, -outputs:].mT, product)
     of_spectra[:, 1] = torch.bmm(rows[:, :outputs].mT, product if turned is None else turned)
-    return of_spectra
 
 
 def _of_rows(product: Tensor, turned: Tensor | None, spectra: Tensor) -> Tensor:
@@ -196,33 +198,16 @@ def _leave_gradient(rows: Tensor, batch: int, made: Plan) -> Tensor:
 
 def _fast_spectra(x: Tensor, frame: Frame) -> Tensor:
     """Spectra (V, U r, maps) of maps (channels, batch, *size)."""
-    (channels, batch), numbers = x.shape[:2], 2 * frame.half * frame.column_length
-    flat = x.new_empty(numbers, channels * batch)
-    for part in _channels(channels, batch, frame, x.device):
-        spectra = fast(x[part], frame)
-        places = slice(part.start * batch, part.stop * batch)
-        flat[:, places] = torch.view_as_real(spectra).reshape(-1, numbers).t()
-    return flat.view(frame.half, 2 * frame.column_length, -1)
+    numbers = torch.view_as_real(fast(x, frame)).reshape(-1, 2 * frame.half * frame.column_length)
+    # Of a whole tensor, torch's copy in the other order is several times as fast as of its parts.
+    return numbers.t().contiguous().view(frame.half, 2 * frame.column_length, -1)
 
 
 def _slow_maps(spectra: Tensor, batch: int, frame: Frame, counts: Size, stride: int = 1) -> Tensor:
     """Maps (batch, channels, *counts), every ``stride``-th entry, of their spectra (V, U r, maps)."""
-    flat = spectra.flatten(0, 1)
-    channels = flat.shape[1] // batch
-    whole = flat.new_empty(batch, channels, *counts)
-    for part in _channels(channels, batch, frame, flat.device):
-        numbers = flat[:, part.start * batch : part.stop * batch].t().contiguous()
-        parts = numbers.view(-1, batch, *frequencies(frame), 2)
-        maps = slow(torch.view_as_complex(parts), frame, counts, stride)
-        whole[:, part] = maps.transpose(0, 1)
-    return whole
-
-
-def _channels(channels: int, batch: int, frame: Frame, device: torch.device) -> list[slice]:
-    """Channels that a library's FFT takes at once; on a GPU all."""
-    numbers = 2 * batch * frame.half * frame.column_length
-    step = max(1, PART // numbers) if device.type == "cpu" else channels
-    return [slice(c, min(c + step, channels)) for c in range(0, channels, step)]
+    numbers = spectra.flatten(0, 1).t().contiguous()
+    parts = torch.view_as_complex(numbers.view(-1, batch, *frequencies(frame), 2))
+    return slow(parts, frame, counts, stride).transpose(0, 1).contiguous()
 
 
 def _whole(maps: Tensor, batch: int, size: Size) -> Tensor:
@@ -253,11 +238,17 @@ def _forth(second: Tensor, part: slice, maps: Tensor, made: Plan) -> Tensor:
     return torch.bmm(second.expand(made.frame.half, -1, -1)[part], maps[:, part].permute(1, 2, 0))
 
 
+def _place(result: Tensor, part: slice, rows: int, made: Plan) -> Tensor | None:
+    """Where the spectra of a part of V belong, (frequencies, rows, batch), if nothing is left to be done."""
+    if made.kind is not Kind.FAST:
+        return None
+    return result[part].view((part.stop - part.start) * made.frame.column_length, rows, -1)
+
+
 def _back(second: Tensor, part: slice, spectra: Tensor, result: Tensor, made: Plan) -> None:
-    """The way back from a part of V, into ``result``."""
-    spectra = spectra.view(part.stop - part.start, 2 * made.frame.column_length, -1)
+    """The way back from a part of V, into ``result``, unless ``spectra`` are in their ``_place`` in it."""
     if made.kind is Kind.FAST:
-        result[part] = spectra
-    else:
-        second = second.expand(made.frame.half, -1, -1)[part]
-        torch.bmm(spectra.mT, second.mT, out=result[:, part].transpose(0, 1))
+        return
+    spectra = spectra.view(part.stop - part.start, 2 * made.frame.column_length, -1)
+    second = second.expand(made.frame.half, -1, -1)[part]
+    torch.bmm(spectra.mT, second.mT, out=result[:, part].transpose(0, 1))
