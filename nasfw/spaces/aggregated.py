@@ -72,11 +72,7 @@ class AggregatedConv(nn.Module):
         way = known.way if known else fastest(self.layout, self.mode, len(x), size)
         if len(x) == 0:
             way = Way.WEIGHTS
-        y = ways(self.layout, self.memory)[way](x, self.weight, self.mixture)
-        if self.bias is not None:
-            # In place: a fresh result of this size takes longer to get from the system than to fill.
-            y += self.bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
-        return y
+        return ways(self.layout, self.memory)[way](x, self.weight, self.mixture, self.bias)
 
     def _check(self, x: Tensor) -> None:
         c, largest = self.layout.convolution, tuple(map(max, zip(*self.layout.sizes, strict=True)))
@@ -129,7 +125,7 @@ def block_diagonal(kernel: Tensor, groups: int, target: int = 1) -> Tensor:
 
 
 def ways(layout: Layout, memory: Memory = "default") -> Mapping[Way, Evaluate]:
-    """All ways to evaluate; each takes maps, taps and mixture."""
+    """All ways to evaluate; each takes maps, taps, mixture and the bias, if there is one."""
     keep = memory == "default"
     return {
         Way.WEIGHTS: partial(mixed_weights, layout),
@@ -140,60 +136,97 @@ def ways(layout: Layout, memory: Memory = "default") -> Mapping[Way, Evaluate]:
     }
 
 
-def mixed_results(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor) -> Tensor:
+def mixed_results(
+    layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor, bias: Tensor | None = None
+) -> Tensor:
     """One convolution for each kernel, their results mixed."""
     y = x.new_zeros(())
     for block, p in zip(layout.blocks, mixture, strict=True):
         if block.rows.stop > block.rows.start:
             part = _box(weight[block.rows], block.counts)
             y = y + p * _correlate(layout.convolution, x, part, block.start, block.kernel[1])
-    return y
+    return _biased(y, bias)
 
 
-def mixed_weights(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor) -> Tensor:
+def mixed_weights(
+    layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor, bias: Tensor | None = None
+) -> Tensor:
     """One convolution with the dense kernel that holds the mixture of all."""
     dense = _grid(layout, weight, mixture, None, _cells(layout, x.device), math.prod(layout.extent))
-    return _correlate(layout.convolution, x, _box(dense, layout.extent), layout.low, 1)
+    return _correlate(layout.convolution, x, _box(dense, layout.extent), layout.low, 1, bias)
 
 
-def mixed_dilations(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor) -> Tensor:
+def mixed_dilations(
+    layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor, bias: Tensor | None = None
+) -> Tensor:
     """One convolution for each dilation, with the kernel that holds the mixture of all with this dilation."""
     y = x.new_zeros(())
     for comb, rows, cells in _combs(layout, x.device):
         kernel = _box(_grid(layout, weight, mixture, rows, cells, math.prod(comb.counts)), comb.counts)
         y = y + _correlate(layout.convolution, x, kernel, comb.start, comb.dilation)
+    return _biased(y, bias)
+
+
+def _biased(y: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is not None:
+        # In place: a fresh result of this size takes longer to get from the system than to fill.
+        y += bias.to(y.dtype).view(-1, *[1] * (y.dim() - 2))
     return y
 
 
-def fourier(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor, keep: bool = True) -> Tensor:
+def fourier(
+    layout: Layout,
+    x: Tensor,
+    weight: Tensor,
+    mixture: Tensor,
+    bias: Tensor | None = None,
+    keep: bool = True,
+) -> Tensor:
     """The product of spectra, by fast Fourier transforms."""
-    return _spectral(layout, x, weight, mixture, Kind.FAST, keep)
+    return _spectral(layout, x, weight, mixture, bias, Kind.FAST, keep)
 
 
-def matrix(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor, keep: bool = True) -> Tensor:
+def matrix(
+    layout: Layout,
+    x: Tensor,
+    weight: Tensor,
+    mixture: Tensor,
+    bias: Tensor | None = None,
+    keep: bool = True,
+) -> Tensor:
     """The product of spectra, by products with matrices that hold the Fourier transform."""
-    return _spectral(layout, x, weight, mixture, kind_of(Way.MATRIX, layout.convolution), keep)
+    return _spectral(layout, x, weight, mixture, bias, kind_of(Way.MATRIX, layout.convolution), keep)
 
 
-def _spectral(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor, kind: Kind, keep: bool) -> Tensor:
+def _spectral(
+    layout: Layout,
+    x: Tensor,
+    weight: Tensor,
+    mixture: Tensor,
+    bias: Tensor | None,
+    kind: Kind,
+    keep: bool,
+) -> Tensor:
     device = x.device.type
     wanted = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     # Half the digits are not enough for sums over all pixels.
     precise = torch.float64 if x.dtype == torch.float64 else torch.float32
     with torch.autocast(device, enabled=False):
         x, weight, mixture = (t.to(precise) for t in (x, weight, mixture))
+        bias = None if bias is None else bias.to(precise)
         made = plan(layout, tuple(x.shape[2:]), kind, precise, x.device)
         taps = None if len(made.taps) == len(weight) else made.taps
         grid = _grid(layout, weight, mixture, taps, made.cells, math.prod(made.grid))
         c = layout.convolution
         if c.groups == 1:
-            y = mixing(x, grid, made, keep)
+            y = mixing(x, grid, bias, made, keep)
         elif c.apart:
             maps = x if c.outputs == c.inputs else x.repeat_interleave(c.outputs // c.inputs, 1)
-            y = separate(maps, grid.flatten(1), made, keep)
+            y = separate(maps, grid.flatten(1), bias, made, keep)
         else:
-            pairs = zip(x.chunk(c.groups, 1), grid.chunk(c.groups, 1), strict=True)
-            y = torch.cat([mixing(maps, part.contiguous(), made, keep) for maps, part in pairs], 1)
+            biases = [None] * c.groups if bias is None else bias.chunk(c.groups)
+            groups = zip(x.chunk(c.groups, 1), grid.chunk(c.groups, 1), biases, strict=True)
+            y = torch.cat([mixing(maps, part.contiguous(), b, made, keep) for maps, part, b in groups], 1)
     return y.to(wanted if precise == torch.float32 else precise)
 
 
@@ -235,7 +268,9 @@ def _box(rows: Tensor, counts: Size) -> Tensor:
     return rows.movedim(0, -1).reshape(*rows.shape[1:], *counts)
 
 
-def _correlate(c: Convolution, x: Tensor, kernel: Tensor, start: Size, dilation: int) -> Tensor:
+def _correlate(
+    c: Convolution, x: Tensor, kernel: Tensor, start: Size, dilation: int, bias: Tensor | None = None
+) -> Tensor:
     """The convolution whose first tap has the offset ``start`` on each axis."""
     pads = []
     for n, t, first in zip(x.shape[2:], kernel.shape[2:], start, strict=True):
@@ -246,9 +281,9 @@ def _correlate(c: Convolution, x: Tensor, kernel: Tensor, start: Size, dilation:
         pads.append((before, before if even else after))
     convolve = F.conv1d if c.dims == 1 else F.conv2d
     if all(before == after and before >= 0 for before, after in pads):
-        return convolve(x, kernel, None, c.stride, [b for b, _ in pads], dilation, c.groups)
+        return convolve(x, kernel, bias, c.stride, [b for b, _ in pads], dilation, c.groups)
     padded = F.pad(x, [p for pad in reversed(pads) for p in pad])
-    return convolve(padded, kernel, None, c.stride, 0, dilation, c.groups)
+    return convolve(padded, kernel, bias, c.stride, 0, dilation, c.groups)
 
 
 @lru_cache(maxsize=256)

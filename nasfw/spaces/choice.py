@@ -79,7 +79,7 @@ def measured(
 ) -> Choice:
     """The fastest of ``ways`` for maps of ``size``: as measured before on such a machine, or now.
 
-    Each way computes y from x, weight and mixture. Measured is the device and the dtype of ``weight``, with
+    Each way computes y from x, weight, mixture and any bias. Measured is the device and the dtype of ``weight``, with
     random numbers and a batch that is a power of two. ``expected`` has the modelled seconds of the ways; on a
     processor those that seem hopeless are left out. Among ways that are within 3 % of the fastest, the first
     of ``ways`` is taken. ``variant`` tells apart functions that evaluate the same ways. The global random
@@ -97,7 +97,9 @@ def measured(
         log.info("%s (as measured before)", kept)
         _known[name] = kept
     if name not in _known:
-        sizes = (batch, layout.convolution.inputs, *size), tuple(weight.shape), (len(layout.kernels),)
+        c = layout.convolution
+        bias = ((c.outputs,),) if c.biased else ()
+        sizes = (batch, c.inputs, *size), tuple(weight.shape), (len(layout.kernels),), *bias
         times = race({way: ways[way] for way in order}, sizes, weight.dtype, weight.device)
         _known[name] = Choice(_fastest(ways, times, order[0]), shape, times)
         log.info("%s", _known[name])

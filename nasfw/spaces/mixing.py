@@ -24,24 +24,26 @@ from nasfw.spaces.transforms import (
     cut,
     fast,
     frequencies,
+    points,
     precisely,
     slow,
     spaced,
 )
 
 
-def mixing(x: Tensor, grid: Tensor, made: Plan, keep: bool = True) -> Tensor:
+def mixing(x: Tensor, grid: Tensor, bias: Tensor | None, made: Plan, keep: bool = True) -> Tensor:
     """Maps (batch, inputs, *size) correlated with a grid (cells, outputs, inputs), (batch, outputs, ...).
 
     With ``keep`` the spectra of the maps are kept for the backward pass; without, they are computed again.
+    The ``bias`` joins as the lowest frequency, which spares two passes over the results.
     """
     keep = keep and torch.is_grad_enabled()
-    return _Mixing.apply(x, grid, made, keep)  # type: ignore[no-any-return, no-untyped-call]
+    return _Mixing.apply(x, grid, bias, made, keep)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Mixing(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, grid: Tensor, made: Plan, keep: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, grid: Tensor, bias: Tensor | None, made: Plan, keep: bool) -> Tensor:
         (_, outputs, inputs), batch = grid.shape, len(x)
         maps, kernel = enter(x, made), made.kernels.first(grid)
         result = _room(x, outputs * batch, made, made.frame.result_columns)
@@ -50,6 +52,8 @@ class _Mixing(torch.autograd.Function):
             spectra = _forth(made.second_map, part, maps, made).view(-1, 2, inputs, batch)
             rows = made.kernels.rows(part, kernel, grid, signed=batch >= inputs)
             product = _times(rows, spectra, outputs, _place(result, part, 2 * outputs, made))
+            if bias is not None and part.start == 0:
+                product[0, :outputs] += points(made.frame) * bias[:, None]
             _back(made.second_result, part, product, result, made)
             if keep:
                 kept.append(spectra)
@@ -65,15 +69,18 @@ class _Mixing(torch.autograd.Function):
         x, grid, *kept = ctx.saved_tensors
         made: Plan = ctx.made
         if torch.is_grad_enabled():
-            return (*again(_mixing, x, grid, made, gradients[0]), None, None)
+            return (*again(_mixing, x, grid, made, gradients[0]), of_bias(ctx, gradients[0]), None, None)
         (_, outputs, inputs), batch = grid.shape, len(x)
-        needs_x, needs_grid = ctx.needs_input_grad[:2]
+        needs_x, needs_grid, needs_bias = ctx.needs_input_grad[:3]
         maps = None if kept else enter(x, made)
         results, kernel = _enter_gradient(gradients[0], made), made.kernels.first(grid)
         of_maps = _room(x, inputs * batch, made, made.frame.columns) if needs_x else x
-        of_kernel = torch.zeros_like(kernel)
+        of_kernel, lowest = torch.zeros_like(kernel), None
         for i, part in enumerate(_parts(made, batch, grid)):
             product = _forth(made.second_result.mT, part, results, made).view(-1, 2 * outputs, batch)
+            if needs_bias and part.start == 0:
+                # An FFT has not weighed the frequencies.
+                lowest = product[0, :outputs].sum(1) * (1 if made.kind is Kind.FAST else points(made.frame))
             if maps is None:
                 spectra = kept[i]
             else:
@@ -92,7 +99,7 @@ class _Mixing(torch.autograd.Function):
         del maps, results, kernel
         of_x = _leave_gradient(of_maps, batch, made) if needs_x else None
         of_grid = made.kernels.grid(of_kernel, grid) if needs_grid else None
-        return of_x, of_grid, None, None
+        return of_x, of_grid, lowest, None, None
 
 
 def _mixing(x: Tensor, grid: Tensor, made: Plan) -> Tensor:
@@ -152,6 +159,11 @@ def again(
     wanted = [t for t in (x, grid) if t.requires_grad]
     found = iter(torch.autograd.grad(function(x, grid, made), wanted, gradient, create_graph=True))
     return next(found) if x.requires_grad else None, next(found) if grid.requires_grad else None
+
+
+def of_bias(ctx: Any, gradient: Tensor) -> Tensor | None:
+    """The gradient of a bias, the third argument, that can be differentiated once more."""
+    return gradient.transpose(0, 1).flatten(1).sum(1) if ctx.needs_input_grad[2] else None
 
 
 def _parts(made: Plan, batch: int, grid: Tensor) -> list[slice]:

@@ -15,8 +15,8 @@ from torch import Tensor
 from nasfw.spaces.kernels import Size
 from nasfw.spaces.speed import Way
 
-# Maps, taps and mixture to the result.
-Evaluate = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Maps, taps, mixture and any bias to the result.
+Evaluate = Callable[..., Tensor]
 
 _BEHIND, _CLEAR = 2.0, 1.5
 _LEAST_ROUNDS, _MOST_ROUNDS, _SECONDS = 3, 9, 0.5
@@ -40,7 +40,7 @@ def race(
 ) -> dict[Way, Timing]:
     """Times of the ways that fit into memory, taken in turns until one is clearly ahead or time is up.
 
-    ``sizes`` are those of the three arguments, which are random. Nothing remains: no gradients, and the
+    ``sizes`` are those of the arguments, which are random. Nothing remains: no gradients, and the
     global random streams and the modes of torch stay as they are.
 
     Ahead is the least time: other work on the machine only ever adds to a time, so the minimum over rounds
@@ -102,10 +102,10 @@ class _Passes:
 
     def _drawn(self) -> list[Tensor]:
         own = torch.Generator(self._device).manual_seed(0)
-        x, weight, mixture = (
+        x, weight, mixture, *bias = (
             torch.randn(size, generator=own, dtype=self._dtype, device=self._device) for size in self._sizes
         )
-        return [t.requires_grad_() for t in (x, weight, mixture.softmax(0))]
+        return [t.requires_grad_() for t in (x, weight, mixture.softmax(0), *bias)]
 
     def _timed(self, evaluate: Evaluate, inputs: Sequence[Tensor]) -> float:
         if self._device.type != "cuda":

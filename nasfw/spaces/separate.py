@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nasfw.spaces.kernels import Size
-from nasfw.spaces.mixing import again
+from nasfw.spaces.mixing import again, of_bias
 from nasfw.spaces.transforms import (
     PART,
     Frame,
@@ -22,28 +22,31 @@ from nasfw.spaces.transforms import (
     cut,
     fast,
     frequencies,
+    points,
     precisely,
     slow,
     spaced,
 )
 
 
-def separate(x: Tensor, grid: Tensor, made: Plan, keep: bool = True) -> Tensor:
+def separate(x: Tensor, grid: Tensor, bias: Tensor | None, made: Plan, keep: bool = True) -> Tensor:
     """Maps (batch, channels, *size) correlated with a grid (cells, channels): (batch, channels, *positions).
 
-    With ``keep`` the spectra that an FFT has given are kept for the backward pass.
+    With ``keep`` the spectra that an FFT has given are kept for the backward pass. The ``bias`` joins as the
+    lowest frequency.
     """
     if made.kind is Kind.FAST:
-        return _Fast.apply(x, grid, made, keep and torch.is_grad_enabled())  # type: ignore[no-any-return, no-untyped-call]
+        return _Fast.apply(x, grid, bias, made, keep and torch.is_grad_enabled())  # type: ignore[no-any-return, no-untyped-call]
     if x.device.type != "cpu":
         # Launches cost more than copies there.
-        return _toeplitz_way(x, grid, made)
-    return _Toeplitz.apply(x, grid, made)  # type: ignore[no-any-return, no-untyped-call]
+        y = _toeplitz_way(x, grid, made)
+        return y if bias is None else y + bias.view(-1, *[1] * (y.dim() - 2))
+    return _Toeplitz.apply(x, grid, bias, made)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Fast(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, grid: Tensor, made: Plan, keep: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, grid: Tensor, bias: Tensor | None, made: Plan, keep: bool) -> Tensor:
         kernel = _spectrum_of_kernel(grid, made)
         result = x.new_empty(*x.shape[:2], *made.frame.positions)
         kept = []
@@ -51,6 +54,8 @@ class _Fast(torch.autograd.Function):
             spectra = fast(x[part], made.frame)
             kept += [spectra] if keep else []
             product = torch.mul(spectra, kernel, out=None if keep else spectra)
+            if bias is not None:
+                _lowest(product).add_(points(made.frame) * bias)
             result[part] = slow(product, made.frame, made.frame.positions, made.frame.stride)
         ctx.save_for_backward(x, grid, kernel, *kept)
         ctx.made = made
@@ -62,12 +67,15 @@ class _Fast(torch.autograd.Function):
         x, grid, kernel, *kept = ctx.saved_tensors
         made: Plan = ctx.made
         if torch.is_grad_enabled():
-            return (*again(_fast_way, x, grid, made, gradients[0]), None, None)
+            return (*again(_fast_way, x, grid, made, gradients[0]), of_bias(ctx, gradients[0]), None, None)
         conjugate = kernel.conj_physical()
         of_x = torch.empty_like(x, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
         of_kernel = torch.zeros_like(kernel)
+        lowest = x.new_zeros(x.shape[1]) if ctx.needs_input_grad[2] else None
         for i, part in enumerate(_batches(x, made)):
             gradient = fast(spaced(gradients[0][part], made.frame), made.frame)
+            if lowest is not None:
+                lowest += _lowest(gradient).sum(0)
             if of_x is not None:
                 of_x[part] = slow(gradient * conjugate, made.frame, made.frame.size)
             if ctx.needs_input_grad[1]:
@@ -76,7 +84,12 @@ class _Fast(torch.autograd.Function):
         of_grid = (
             _grid_of_spectrum(of_kernel.conj_physical_(), grid, made) if ctx.needs_input_grad[1] else None
         )
-        return of_x, of_grid, None, None
+        return of_x, of_grid, lowest, None, None
+
+
+def _lowest(spectra: Tensor) -> Tensor:
+    """The real parts (batch, channels) at the lowest frequency."""
+    return spectra[(..., *[0] * (spectra.dim() - 2))].real
 
 
 def _fast_way(x: Tensor, grid: Tensor, made: Plan) -> Tensor:
@@ -116,12 +129,15 @@ def _grid_of_spectrum(of_kernel: Tensor, grid: Tensor, made: Plan) -> Tensor:
 
 class _Toeplitz(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, grid: Tensor, made: Plan) -> Tensor:
+    def forward(ctx: Any, x: Tensor, grid: Tensor, bias: Tensor | None, made: Plan) -> Tensor:
         maps, kernel = _rows_of_maps(x, made), _rows_of_channels(grid, made)
         result = maps.new_empty(*maps.shape[:3], 2 * made.frame.result_columns)
         for part in _parts(maps):
             matrices = _matrices(kernel[part], made.frame)
             _select(result, part).copy_(torch.bmm(_select(maps, part), matrices.mT))
+        if bias is not None:
+            lowest = result[:, :, 0, : made.frame.result_columns]
+            lowest += made.frame.row_length * bias[:, None]
         ctx.save_for_backward(x, grid)
         ctx.made = made
         # Not as a view: that could not be changed in place.
@@ -133,7 +149,7 @@ class _Toeplitz(torch.autograd.Function):
         x, grid = ctx.saved_tensors
         made: Plan = ctx.made
         if torch.is_grad_enabled():
-            return (*again(_toeplitz_way, x, grid, made, gradients[0]), None)
+            return (*again(_toeplitz_way, x, grid, made, gradients[0]), of_bias(ctx, gradients[0]), None)
         maps, kernel = _rows_of_maps(x, made), _rows_of_channels(grid, made)
         results = _rows_of_gradient(gradients[0], made)
         of_maps, of_kernel = torch.empty_like(maps), torch.empty_like(kernel)
@@ -143,13 +159,15 @@ class _Toeplitz(torch.autograd.Function):
                 _select(of_maps, part).copy_(torch.bmm(result, _matrices(kernel[part], made.frame)))
             if ctx.needs_input_grad[1]:
                 of_kernel[part] = _diagonals(torch.bmm(result.mT, _select(maps, part)), made)
-        of_grid = of_x = None
+        of_grid = of_x = lowest = None
+        if ctx.needs_input_grad[2]:
+            lowest = results[:, :, 0, : made.frame.result_columns].sum((0, 2)) * made.frame.row_length
         if ctx.needs_input_grad[0]:
             rows = of_maps.view(-1, 2 * made.frame.half, made.frame.columns)
             of_x = _whole(apply(made.first_map.mT, rows), x, made.frame.size)
         if ctx.needs_input_grad[1]:
             of_grid = made.kernels.grid(of_kernel.permute(0, 2, 3, 1).contiguous(), grid)
-        return of_x, of_grid, None
+        return of_x, of_grid, lowest, None
 
 
 def _toeplitz_way(x: Tensor, grid: Tensor, made: Plan) -> Tensor:

@@ -30,7 +30,7 @@ from nasfw.spaces.kernels import Layout, Size
 from nasfw.spaces.spectra import Folded, Kernels, Rounds
 
 # So many numbers are treated at once, roughly: they stay in a processor's cache.
-PART = 2**19
+PART = 2**20
 
 
 class Kind(enum.Enum):
@@ -308,3 +308,8 @@ def apply(matrix: Tensor, maps: Tensor) -> Tensor:
 def frequencies(frame: Frame) -> Size:
     """The shape of a map's spectrum: (V,) of a series, (V, U) of an image."""
     return (frame.half,) if len(frame.size) == 1 else (frame.half, frame.column_length)
+
+
+def points(frame: Frame) -> int:
+    """How many points a transform has in all."""
+    return frame.row_length * frame.column_length

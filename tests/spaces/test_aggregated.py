@@ -79,6 +79,13 @@ def drawn(
     )
 
 
+def drawn_with_bias(
+    layout: Layout, batch: int = 2, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """An input, taps, mixture weights and a bias."""
+    return *drawn(layout, batch, dtype), torch.randn(layout.convolution.outputs, dtype=dtype).requires_grad_()
+
+
 def by_definition(layout: Layout, x: Tensor, weight: Tensor, mixture: Tensor) -> Tensor:
     """Every output as the sum over its taps, each read where the module's docstring says."""
     c, size = layout.convolution, x.shape[2:]
@@ -127,7 +134,8 @@ def test_one_hot_mixture_is_the_standalone_convolution(module, size, way):
 def results(way, variables, layout: Layout) -> list[Tensor]:
     """Value and gradients, these for a fixed direction."""
     y = way(layout, *variables)
-    direction = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+    # Not around zero: the sum over it is the gradient of a bias.
+    direction = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)
     return [y, *torch.autograd.grad(y, variables, direction)]
 
 
@@ -143,9 +151,18 @@ def assert_close(found: list[Tensor], expected: list[Tensor], tolerance: float) 
 def test_values_and_gradients_are_those_of_convolutions(way, module, size, dtype, tolerance):
     """T2 and T8."""
     layout = layout_of(module, size)
-    variables = drawn(layout, 2, dtype)
+    variables = drawn_with_bias(layout, 2, dtype)
     exact = [v.detach().double().requires_grad_() for v in variables]
     assert_close(results(way, variables, layout), results(mixed_results, exact, layout), tolerance)
+
+
+@pytest.mark.parametrize(("module", "size"), CASES)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_bias_is_added_to_every_position(way, module, size):
+    layout = layout_of(module, size)
+    x, weight, mixture, bias = drawn_with_bias(layout)
+    expected = way(layout, x, weight, mixture) + bias.view(-1, *[1] * len(size))
+    torch.testing.assert_close(way(layout, x, weight, mixture, bias), expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
@@ -181,7 +198,7 @@ def layers(draw) -> tuple[Layout, int]:
 def test_any_layer_is_a_mixture_of_convolutions(layer, way):
     layout, batch = layer
     torch.manual_seed(0)
-    variables = drawn(layout, batch)
+    variables = drawn_with_bias(layout, batch)
     assert_close(results(way, variables, layout), results(mixed_results, variables, layout), 1e-12)
 
 
@@ -190,7 +207,7 @@ def test_any_layer_is_a_mixture_of_convolutions(layer, way):
 def test_gradients_are_those_of_finite_differences(layer, way):
     layout, batch = layer
     torch.manual_seed(0)
-    variables = drawn(layout, batch)
+    variables = drawn_with_bias(layout, batch)
     assert torch.autograd.gradcheck(lambda *v: way(layout, *v), variables, fast_mode=True)
 
 
@@ -200,7 +217,7 @@ def test_gradients_are_those_of_finite_differences(layer, way):
 @pytest.mark.parametrize("way", [matrix, fourier])
 def test_low_memory_changes_nothing(way, module, size):
     layout = layout_of(module, size)
-    variables = drawn(layout, 3)
+    variables = drawn_with_bias(layout, 3)
     frugal = results(partial(way, keep=False), variables, layout)
     assert_close(frugal, results(way, variables, layout), 1e-14)
 
@@ -244,7 +261,7 @@ def test_autocast_transforms_in_single_precision(way, groups):
 @pytest.mark.parametrize("groups", [1, 2])
 def test_first_and_second_derivatives_are_those_of_finite_differences(way, groups):
     layout = Layout(Convolution(1, 2, 2, (3, 1), 2, (1, 1), groups), ((3, 1), (3, 2)), ((4,),))
-    variables = drawn(layout, 1)
+    variables = drawn_with_bias(layout, 1)
     assert torch.autograd.gradcheck(lambda *v: way(layout, *v), variables)
     assert torch.autograd.gradgradcheck(lambda *v: way(layout, *v), variables)
 
@@ -395,7 +412,7 @@ def test_a_single_gradient_is_the_same_as_among_all(way, wanted):
         expected = results(way, variables, layout)[1 + wanted]
         alone = [v.detach().requires_grad_(i == wanted) for i, v in enumerate(variables)]
         y = way(layout, *alone)
-        direction = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+        direction = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view_as(y)
         (found,) = torch.autograd.grad(y, [alone[wanted]], direction)
         assert_close([found], [expected], 1e-14)
 
