@@ -32,7 +32,7 @@ log = logging.getLogger("nasfw")
 REVISION = 2
 
 # On a processor the modelled times are right within a small factor, so ways beyond this one are hopeless.
-_HOPELESS = 4.0
+_HOPELESS = 6.0
 _TIE = 1.03
 
 
@@ -79,11 +79,11 @@ def measured(
 ) -> Choice:
     """The fastest of ``ways`` for maps of ``size``: as measured before on such a machine, or now.
 
-    Each way computes y from x, weight, mixture and any bias. Measured is the device and the dtype of ``weight``, with
-    random numbers and a batch that is a power of two. ``expected`` has the modelled seconds of the ways; on a
-    processor those that seem hopeless are left out. Among ways that are within 3 % of the fastest, the first
-    of ``ways`` is taken. ``variant`` tells apart functions that evaluate the same ways. The global random
-    streams, gradients and the modes of torch stay as they are.
+    Each way computes y from x, weight, mixture and any bias. Measured is the device and the dtype of
+    ``weight``, with random numbers and a batch that is a power of two. ``expected`` has the modelled seconds
+    of the ways; on a processor those that seem hopeless are left out. Among ways that are within 3 % of the
+    fastest, the first of ``ways`` is taken. ``variant`` tells apart functions that evaluate the same ways.
+    The global random streams, gradients and the modes of torch stay as they are.
     """
     # No larger than the real one: its memory may be all there is.
     batch = 1 << (batch.bit_length() - 1)

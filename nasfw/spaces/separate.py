@@ -89,7 +89,10 @@ class _Fast(torch.autograd.Function):
 
 def _lowest(spectra: Tensor) -> Tensor:
     """The real parts (batch, channels) at the lowest frequency."""
-    return spectra[(..., *[0] * (spectra.dim() - 2))].real
+    lowest = spectra.real
+    while lowest.dim() > 2:
+        lowest = lowest[:, :, 0]
+    return lowest
 
 
 def _fast_way(x: Tensor, grid: Tensor, made: Plan) -> Tensor:

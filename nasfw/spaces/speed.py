@@ -3,8 +3,9 @@
 It leaves out of a measurement what is hopeless, chooses where nothing is measured, and compares a supernet's
 step with others before anything runs. The expected times are linear in counted work, with coefficients fitted
 to forward and backward passes on one x86 core (70 shapes: 1-D and 2-D, 1 to 128 channels, 4 to 4096
-positions, batches of 2 to 128, 2 to 20 kernels): there the expected way is within 1.1 of the fastest for 61
-of the 70, and the fastest way is never expected to take more than 1.9 times the least.
+positions, batches of 2 to 128, 2 to 20 kernels): there the expected way was within 1.1 of the fastest for 61
+of the 70, and the fastest way never expected to take more than 1.9 times the least. On a core of another
+maker two ways that take equally long are expected to differ by a factor of up to 4.
 """
 
 from __future__ import annotations
@@ -96,9 +97,10 @@ def _work(layout: Layout, kind: Kind, batch: int, size: Size) -> tuple[float, ..
         return 1, operations, moved, entries * c.outputs, len(layout.taps) * pairs
     if not c.apart:
         operations += 24 * half * length * pairs * batch
-        depth = (
-            len(layout.union) if c.dims == 1 and kind is Kind.FAST else 2 * len({t[-1] for t in layout.union})
-        )
+        if c.dims == 1:
+            depth = len({abs(t + c.shift) for (t,) in layout.union})
+        else:
+            depth = 2 * len({t[-1] for t in layout.union})
         operations += 12 * half * length * pairs * depth
     return 1 if c.apart else c.groups, operations, moved, 2 * half * length * pairs, len(layout.taps) * pairs
 

@@ -77,11 +77,11 @@ class Plan:
     grid: Size
     taps: Tensor
     cells: Tensor
+    kernels: Kernels
     first_map: Tensor
     first_result: Tensor
     second_map: Tensor
     second_result: Tensor
-    kernels: Kernels
 
 
 Backward = Callable[..., tuple[Tensor | None, ...]]
@@ -136,8 +136,8 @@ def _plan(layout: Layout, size: Size, kind: Kind, dtype: torch.dtype, device: to
         grid,
         torch.tensor(of_taps, device=device),
         torch.tensor(cells, device=device),
+        kernels.to(device, dtype),
         *(matrix.to(device, dtype).contiguous() for matrix in maps),
-        kernels=kernels.to(device, dtype),
     )
 
 

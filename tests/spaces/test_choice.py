@@ -34,30 +34,33 @@ def new_process(monkeypatch):
     monkeypatch.setattr(choice, "_known", {})
 
 
-def joined(x, weight, mixture):
-    return x.sum() + weight.sum() + mixture.sum()
+def joined(x, weight, mixture, bias):
+    return x.sum() + weight.sum() + mixture.sum() + bias.sum()
 
 
-def matmuls(count, x, weight, mixture):
+def matmuls(count, x, weight, mixture, bias):
     """As slow as ``count`` products of matrices."""
-    y = torch.ones(192, 192) * joined(x, weight, mixture)
+    y = torch.ones(192, 192) * joined(x, weight, mixture, bias)
     for _ in range(count):
         y = y @ torch.eye(192)
     return y
 
 
-def pausing(seconds, x, weight, mixture, calls=None):
+def pausing(seconds, x, weight, mixture, bias, calls=None):
     if calls is not None:
         calls.append(seconds)
-    time.sleep(seconds)
-    return joined(x, weight, mixture)
+    begin = time.thread_time()
+    # Busy, since time in which a thread sleeps is not its own.
+    while time.thread_time() < begin + seconds:
+        pass
+    return joined(x, weight, mixture, bias)
 
 
-def untouchable(x, weight, mixture):
+def untouchable(x, weight, mixture, bias):
     raise AssertionError("this was not to be measured")
 
 
-def too_large(x, weight, mixture):
+def too_large(x, weight, mixture, bias):
     raise torch.OutOfMemoryError("out of memory")
 
 
@@ -140,10 +143,10 @@ def test_one_way_alone_is_not_measured(ways_folder):
 
 
 def test_ways_that_the_model_expects_to_be_hopeless_are_left_out():
-    found = measured({**THREE, MATRIX: untouchable}, {RESULTS: 1.0, WEIGHTS: 3.9, MATRIX: 4.1})
+    found = measured({**THREE, MATRIX: untouchable}, {RESULTS: 1.0, WEIGHTS: 5.9, MATRIX: 6.1})
     assert found.way is WEIGHTS
     assert found.times.keys() == {RESULTS, WEIGHTS}
-    only = measured(NONE, {RESULTS: 1.0, WEIGHTS: 5.1, MATRIX: 6.0}, batch=64)
+    only = measured(NONE, {RESULTS: 1.0, WEIGHTS: 6.5, MATRIX: 7.0}, batch=64)
     assert only.way is RESULTS
 
 
@@ -218,16 +221,16 @@ def test_the_ways_get_what_they_get_in_training():
     """Random inputs of the shapes, with gradients, in their own precision even under autocast."""
     seen = []
 
-    def looking(x, weight, mixture):
-        seen.append([(t.shape, t.requires_grad, t.dtype) for t in (x, weight, mixture)])
+    def looking(x, weight, mixture, bias):
+        seen.append([(t.shape, t.requires_grad, t.dtype) for t in (x, weight, mixture, bias)])
         seen.append((weight.flatten(1) @ weight.flatten(1).t()).dtype)
         torch.testing.assert_close(mixture.sum(), torch.ones(()))
-        return joined(x, weight, mixture)
+        return joined(x, weight, mixture, bias)
 
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         measured({MATRIX: looking, WEIGHTS: looking}, batch=3)
     shapes, product = seen[:2]
-    sizes = [(2, 2, 8, 8), WEIGHT.shape, (2,)]
+    sizes = [(2, 2, 8, 8), WEIGHT.shape, (2,), (3,)]
     assert shapes == [(torch.Size(s), True, torch.float32) for s in sizes]
     assert product == torch.float32
 
@@ -242,11 +245,11 @@ def test_a_way_that_needs_too_much_memory_is_left_out_but_not_for_all_time(ways_
 def test_memory_that_ends_in_a_later_round_is_no_end_of_the_run():
     calls = []
 
-    def fades(x, weight, mixture):
+    def fades(x, weight, mixture, bias):
         calls.append(1)
         if len(calls) > 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
-        return pausing(1e-3, x, weight, mixture)
+        return pausing(1e-3, x, weight, mixture, bias)
 
     found = measured({RESULTS: fades, WEIGHTS: partial(pausing, 1.4e-3)})
     assert found.way is WEIGHTS
@@ -259,7 +262,7 @@ def test_where_nothing_fits_the_models_favourite_is_taken():
 
 
 def test_errors_of_a_way_surface():
-    def wrong(x, weight, mixture):
+    def wrong(x, weight, mixture, bias):
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
@@ -280,6 +283,18 @@ def test_rounds_are_at_least_three_and_end_when_one_is_clearly_ahead():
     assert found.way is RESULTS
     assert 3 <= found.times[RESULTS].rounds <= race._MOST_ROUNDS
     assert found.times[RESULTS].minimum == pytest.approx(2e-2, rel=0.5)
+
+
+def test_what_others_do_on_the_machine_is_not_counted():
+    """Of one thread, the time in which it waits for a core is none of its own."""
+
+    def kept_waiting(x, weight, mixture, bias):
+        time.sleep(0.05)
+        return pausing(1e-3, x, weight, mixture, bias)
+
+    found = measured({RESULTS: kept_waiting, WEIGHTS: partial(pausing, 1e-2)})
+    assert found.way is RESULTS
+    assert found.times[RESULTS].minimum < 0.05
 
 
 def test_a_long_tie_takes_three_rounds():
