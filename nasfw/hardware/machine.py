@@ -33,12 +33,15 @@ def cores() -> int:
 
 
 def share_politely() -> None:
-    """Let waiting threads sleep; call before torch is imported. Does nothing if the user decided.
+    """Let waiting threads sleep soon; call before torch is imported. Does nothing if the user decided.
 
     OpenMP threads wait by spinning. If another process wants a core, a training step whose threads spin for
-    each other can take a hundred times longer than on one thread; sleeping costs some microseconds a wait.
+    each other can take a hundred times longer than on one thread; but if they sleep at once, waking them
+    takes a third of a small step. So they spin for some microseconds first, where the library (GNU's, of
+    torch for Linux) has a setting for that, and sleep at once elsewhere.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ.update(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="10000")
 
 
 def compute_name(compute: str, threads: int) -> str:

@@ -19,7 +19,7 @@ from nasfw.spaces.speed import Way
 Evaluate = Callable[..., Tensor]
 
 _BEHIND, _CLEAR = 2.0, 1.5
-_LEAST_ROUNDS, _MOST_ROUNDS, _SECONDS = 3, 9, 0.5
+_LEAST_ROUNDS, _MOST_ROUNDS, _SECONDS = 3, 21, 0.5
 # Another process may hold a core for milliseconds: what was measured for less may be all its doing.
 _SHORT_FOR_A_WAY, _SHORT_FOR_ALL = 0.02, 0.05
 # A card is fed ahead of its work, as in training; one pass alone would measure how long it takes to start.
