@@ -171,7 +171,9 @@ def _parts(made: Plan, batch: int, grid: Tensor) -> list[slice]:
     outputs, inputs = grid.shape[1:]
     numbers = made.frame.column_length * (2 * batch * (inputs + outputs) + 3 * inputs * outputs)
     half = made.frame.half
-    step = max(1, round(PART / numbers)) if grid.device.type == "cpu" else half
+    # Where a library transforms, parts have only products to do: fewer of them, each larger, take less.
+    most = 2 * PART if made.kind is Kind.FAST else PART
+    step = max(1, round(most / numbers)) if grid.device.type == "cpu" else half
     return [slice(v, min(v + step, half)) for v in range(0, half, step)]
 
 

@@ -30,7 +30,7 @@ from nasfw.spaces.kernels import Layout, Size
 from nasfw.spaces.spectra import Folded, Kernels, Rounds
 
 # So many numbers are treated at once, roughly: they stay in a processor's cache.
-PART = 2**20
+PART = 2**19
 
 
 class Kind(enum.Enum):
