@@ -23,6 +23,7 @@ from nasfw.contracts import Mixture
 from nasfw.spaces.aggconv import AggConv
 from nasfw.spaces.aggregated import AggregatedConv
 from nasfw.spaces.kernels import Convolution, Kernel, Layout, Size
+from nasfw.spaces.normalisation import restore
 
 
 class PublishedConv(nn.Module):
@@ -92,6 +93,7 @@ class PublishedSupernet(nn.Module):
         super().__init__()
         supernet = space.supernet()
         self.network = supernet.network
+        restore(self.network)
         for place, layer in zip(supernet.places, list(supernet.layers), strict=True):
             self.network.set_submodule(place.name, published(layer))
 

@@ -20,6 +20,7 @@ from nasfw.spaces.backbones import BACKBONES, accepts, find, initialise, make, p
 from nasfw.spaces.choice import Choice
 from nasfw.spaces.kernels import Convolution, Kernel, Layout, Size, convolution_of, standalone
 from nasfw.spaces.limits import dilation, kernel_size
+from nasfw.spaces.normalisation import quicken
 from nasfw.values import UsageError
 
 # By the preset and the number of axes; Shen et al., section 3 and appendix.
@@ -162,6 +163,7 @@ class AggConv(SearchSpace):
         network = self._fresh()
         for place in self.places:
             network.set_submodule(place.name, AggregatedConv(self._layout(place), self.mode, self.memory))
+        quicken(network)
         supernet = AggConvSupernet(network, self.places, len(self.task.output_shape) > 1)
         supernet.cost = self._cost()
         return supernet
