@@ -24,7 +24,6 @@ from nasfw.spaces.transforms import (
     cut,
     fast,
     frequencies,
-    points,
     precisely,
     slow,
     spaced,
@@ -51,9 +50,9 @@ class _Mixing(torch.autograd.Function):
         for part in _parts(made, batch, grid):
             spectra = _forth(made.second_map, part, maps, made).view(-1, 2, inputs, batch)
             rows = made.kernels.rows(part, kernel, grid, signed=batch >= inputs)
-            product = _times(rows, spectra, outputs, _place(result, part, 2 * outputs, made))
+            product = _times(rows, spectra, outputs, _place(result, part, 2 * outputs, batch, made))
             if bias is not None and part.start == 0:
-                product[0, :outputs] += points(made.frame) * bias[:, None]
+                product[0, :outputs] += made.frame.points * bias[:, None]
             _back(made.second_result, part, product, result, made)
             if keep:
                 kept.append(spectra)
@@ -80,7 +79,7 @@ class _Mixing(torch.autograd.Function):
             product = _forth(made.second_result.mT, part, results, made).view(-1, 2 * outputs, batch)
             if needs_bias and part.start == 0:
                 # An FFT has not weighed the frequencies.
-                lowest = product[0, :outputs].sum(1) * (1 if made.kind is Kind.FAST else points(made.frame))
+                lowest = product[0, :outputs].sum(1) * (1 if made.kind is Kind.FAST else made.frame.points)
             if maps is None:
                 spectra = kept[i]
             else:
@@ -89,9 +88,7 @@ class _Mixing(torch.autograd.Function):
             turned = None if signed else _turned(product)
             if needs_x:
                 rows = made.kernels.rows(part, kernel, grid, signed)
-                of_spectra = _place(of_maps, part, 2 * inputs, made)
-                if of_spectra is None:
-                    of_spectra = torch.empty_like(spectra)
+                of_spectra = _place(of_maps, part, 2 * inputs, batch, made)
                 _of_spectra(rows, product, turned, of_spectra.view_as(spectra))
                 _back(made.second_map.mT, part, of_spectra, of_maps, made)
             if needs_grid:
@@ -252,15 +249,17 @@ def _forth(second: Tensor, part: slice, maps: Tensor, made: Plan) -> Tensor:
     return torch.bmm(second.expand(made.frame.half, -1, -1)[part], maps[:, part].permute(1, 2, 0))
 
 
-def _place(result: Tensor, part: slice, rows: int, made: Plan) -> Tensor | None:
-    """Where the spectra of a part of V belong, (frequencies, rows, batch), if nothing is left to be done."""
-    if made.kind is not Kind.FAST:
-        return None
-    return result[part].view((part.stop - part.start) * made.frame.column_length, rows, -1)
+def _place(result: Tensor, part: slice, rows: int, batch: int, made: Plan) -> Tensor:
+    """Where to write the spectra of a part of V, (frequencies, rows, batch), for ``_back`` to take them.
+
+    Where a library transforms that is in ``result`` itself, as nothing is left to be done.
+    """
+    shape = (part.stop - part.start) * made.frame.column_length, rows, batch
+    return result[part].view(shape) if made.kind is Kind.FAST else result.new_empty(shape)
 
 
 def _back(second: Tensor, part: slice, spectra: Tensor, result: Tensor, made: Plan) -> None:
-    """The way back from a part of V, into ``result``, unless ``spectra`` are in their ``_place`` in it."""
+    """The way back from a part of V, from the ``_place`` of its ``spectra`` into ``result``."""
     if made.kind is Kind.FAST:
         return
     spectra = spectra.view(part.stop - part.start, 2 * made.frame.column_length, -1)

@@ -27,18 +27,18 @@ class _Quick(nn.modules.batchnorm._BatchNorm):
             count = x.numel() // x.shape[1]
             mean, variance = _statistics(x, count)
             if bool((mean.square() <= _FARTHEST * variance).all()):
-                self._follow(mean, variance * (count / (count - 1)))
+                self._follow(mean, variance * (count / (count - 1)), self.momentum)
                 return _Normalised.apply(x, self.weight, self.bias, mean, variance, self.eps)  # type: ignore[no-any-return, no-untyped-call]
         return super().forward(x)
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+    def _follow(self, mean: Tensor, variance: Tensor, momentum: float) -> None:
         """Let the running statistics follow, as torch does."""
         if self.num_batches_tracked is not None:
             self.num_batches_tracked += 1
         for running, now in ((self.running_mean, mean), (self.running_var, variance)):
             if running is not None:
-                running.lerp_(now.to(running.dtype), self.momentum or 0.0)
+                running.lerp_(now.to(running.dtype), momentum)
 
 
 class QuickBatchNorm1d(_Quick, nn.BatchNorm1d):

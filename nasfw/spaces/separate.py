@@ -22,7 +22,6 @@ from nasfw.spaces.transforms import (
     cut,
     fast,
     frequencies,
-    points,
     precisely,
     slow,
     spaced,
@@ -55,7 +54,7 @@ class _Fast(torch.autograd.Function):
             kept += [spectra] if keep else []
             product = torch.mul(spectra, kernel, out=None if keep else spectra)
             if bias is not None:
-                _lowest(product).add_(points(made.frame) * bias)
+                _lowest(product).add_(made.frame.points * bias)
             result[part] = slow(product, made.frame, made.frame.positions, made.frame.stride)
         ctx.save_for_backward(x, grid, kernel, *kept)
         ctx.made = made

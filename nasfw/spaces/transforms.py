@@ -60,6 +60,11 @@ class Frame:
         """Number of frequencies v of the half spectrum."""
         return self.row_length // 2 + 1
 
+    @property
+    def points(self) -> int:
+        """How many points a transform has in all."""
+        return self.row_length * self.column_length
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -308,8 +313,3 @@ def apply(matrix: Tensor, maps: Tensor) -> Tensor:
 def frequencies(frame: Frame) -> Size:
     """The shape of a map's spectrum: (V,) of a series, (V, U) of an image."""
     return (frame.half,) if len(frame.size) == 1 else (frame.half, frame.column_length)
-
-
-def points(frame: Frame) -> int:
-    """How many points a transform has in all."""
-    return frame.row_length * frame.column_length
