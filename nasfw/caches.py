@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
+
+from nasfw.values import digest
+
+T = TypeVar("T")
+
+log = logging.getLogger("nasfw")
 
 
 def folder() -> Path:
@@ -33,3 +42,57 @@ def written(path: Path) -> Iterator[IO[bytes]]:
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def recall(kind: str, key: Mapping[str, Any], read: Callable[[Any], T]) -> T | None:
+    """What ``read`` makes of the content that ``remember`` kept under ``key``; None if there is none.
+
+    ``read`` raises ValueError, KeyError, TypeError or AttributeError at what it cannot use. That and a cache
+    that cannot be read are said once and count as nothing.
+    """
+    try:
+        file = _entry(kind, key)
+        kept = json.loads(file.read_text())
+        if kept["key"] != _plain(key):
+            raise ValueError("it belongs to something else")
+        return read(kept["content"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, RuntimeError) as problem:
+        _unusable(problem)
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        warn_once(f"{file} is damaged and is made anew: {problem!r}")
+    return None
+
+
+def remember(kind: str, key: Mapping[str, Any], content: Any) -> None:
+    """Keep JSON ``content`` under ``key`` (JSON values, with all that it depends on) for every later run.
+
+    Where nothing can be written, that is said once.
+    """
+    try:
+        with written(_entry(kind, key)) as stream:
+            stream.write(json.dumps({"key": key, "content": content}, indent=1).encode())
+    except (OSError, RuntimeError) as problem:
+        _unusable(problem)
+
+
+def _entry(kind: str, key: Mapping[str, Any]) -> Path:
+    return folder() / kind / f"{digest(_plain(key))}.json"
+
+
+def _plain(key: Mapping[str, Any]) -> Any:
+    """``key`` as a file has it: a list where there was a tuple."""
+    return json.loads(json.dumps(key))
+
+
+def _unusable(problem: OSError | RuntimeError) -> None:
+    # The text of an OSError has a file's name in it, another one each time.
+    reason = problem.strerror if isinstance(problem, OSError) else problem
+    warn_once(f"the cache cannot be used, what it would hold is measured in every run: {reason}")
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning, unless this process did before."""
+    log.warning("%s", message)

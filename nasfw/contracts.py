@@ -16,8 +16,10 @@ from torch import Tensor, nn
 
 from nasfw.values import (
     Architecture,
+    CostTable,
     Diverged,
     Measure,
+    Measured,
     Option,
     Phase,
     Recipe,
@@ -32,12 +34,14 @@ from nasfw.values import (
 __all__ = [
     "Architecture",
     "Candidate",
+    "CostTable",
     "Device",
     "Diverged",
     "Evaluate",
     "Executor",
     "Job",
     "Measure",
+    "Measured",
     "Mixture",
     "Objective",
     "Option",
@@ -219,7 +223,35 @@ class Device(ABC):
 
     @abstractmethod
     def measure(self, metric: str, candidate: Candidate) -> float:
-        """``metric`` of the candidate in SI units (seconds, joules, bytes); Unsupported says why not."""
+        """``metric`` of the candidate in SI units (seconds, joules, bytes); Unsupported says why not.
+
+        Preferably a ``Measured``, which has the spread of the value and how it was obtained.
+        """
+
+    def measure_all(self, metric: str, candidates: Sequence[Candidate]) -> list[float]:
+        """``metric`` of each; a device may take turns between them, so that they compare better."""
+        return [self.measure(metric, candidate) for candidate in candidates]
+
+    def measure_onnx(self, metric: str, models: Sequence[bytes], rounds: int | None = None) -> list[float]:
+        """``metric`` of each of some serialised ONNX models, taken in turns, at most ``rounds`` times."""
+        raise Unsupported(f"device {self.name} measures architectures of a search space, not ONNX files")
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What values depend on besides the network: hardware, versions, settings, as JSON values."""
+        return {"device": self.name}
+
+    def check(self, metric: str) -> None:
+        """Unsupported, with reason and remedy, if ``metric`` cannot be measured here and now."""
+        if metric not in self.metrics:
+            raise Unsupported(f"device {self.name} measures {', '.join(self.metrics)}, not {metric!r}")
+
+    def table(self, metric: str, space: SearchSpace, task: Task, seed: int) -> CostTable | None:
+        """``metric`` as a sum over the decisions of ``space``; None where that is not known.
+
+        ``seed`` decides which random networks it is fitted to and tested on.
+        """
+        return None
 
 
 class Objective(ABC):
@@ -238,6 +270,10 @@ class Objective(ABC):
     @abstractmethod
     def measure(self, candidate: Candidate) -> float:
         """The value as a person expects it; must be finite."""
+
+    def table(self, space: SearchSpace, task: Task, seed: int) -> CostTable | None:
+        """The value as a sum over the decisions of ``space``, for proposals; None where that is not known."""
+        return None
 
     @property
     def name(self) -> str:

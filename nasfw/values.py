@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -76,12 +76,43 @@ _RANGES = (
 )
 
 
+class Measured(float):
+    """A measured value in SI units, a float that knows how it was obtained.
+
+    ``low`` to ``high`` is the 95 % confidence interval of the median over ``repetitions``. ``drift`` is the
+    time of a reference network beside it in units of its known time: how much slower the device was than it
+    can be, which the value is corrected for. ``clock`` names what counted, ``outliers`` how many repetitions
+    took half as long again as the median, ``remark`` what else there is to know.
+    """
+
+    low: float
+    high: float
+    repetitions: int
+    outliers: int
+    drift: float | None
+    clock: str
+    remark: str
+
+    def __new__(cls, value: float, **details: Any) -> Measured:
+        """``value`` with any of the attributes; what is not given is unknown: an interval without width."""
+        made = super().__new__(cls, value)
+        unknown = {"repetitions": 1, "outliers": 0, "drift": None, "clock": "", "remark": ""}
+        vars(made).update({"low": float(value), "high": float(value), **unknown, **details})
+        return made
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Everything but the value, as JSON values."""
+        return dict(vars(self))
+
+
 @dataclass(frozen=True)
 class Record:
     """What became of a trial; one line of ``records.jsonl``.
 
     ``choices`` is the architecture, decision by decision; ``values`` are the objectives' values as a person
-    expects them (accuracy up, seconds, bytes); ``error`` says why a failed trial has none.
+    expects them (accuracy up, seconds, bytes); ``measured`` has the details of those that were measured, as
+    ``Measured`` names them; ``error`` says why a failed trial has no values.
     """
 
     key: str
@@ -93,11 +124,17 @@ class Record:
     values: Mapping[str, float]
     seconds: float
     error: str | None = None
+    measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def architecture(self) -> Architecture:
         """The chosen options, in the order of the decisions."""
         return tuple(self.choices.values())
+
+    def value(self, name: str) -> float:
+        """An objective's value, a ``Measured`` if it was measured."""
+        details = self.measured.get(name)
+        return self.values[name] if details is None else Measured(self.values[name], **details)
 
     def to_json(self) -> str:
         """One line of strict JSON; a value that is not finite is refused."""
@@ -111,6 +148,7 @@ class Record:
             "values": dict(self.values),
             "seconds": self.seconds,
             "error": self.error,
+            **({"measured": {k: dict(v) for k, v in self.measured.items()}} if self.measured else {}),
         }
         return json.dumps(content, allow_nan=False)
 
@@ -161,6 +199,35 @@ class Measure:
     maximise: bool = False
     device: str | None = None
     trained: bool = False
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """What a network costs as a sum over its decisions, fitted to whole networks that were measured.
+
+    ``costs[i][j]`` belongs to option j of decision i, and ``base`` to all networks, in the unit of the
+    measure. ``tau`` (Kendall's rank correlation) and ``error`` (mean absolute percentage error, as a share)
+    are from ``tested`` random networks that the fit did not see; ``entries`` parts were measured in
+    ``seconds``.
+    """
+
+    costs: tuple[tuple[float, ...], ...]
+    base: float
+    tau: float
+    error: float
+    tested: int
+    entries: int
+    seconds: float
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> CostTable:
+        """A table from its fields as JSON values; TypeError, KeyError or ValueError for anything else."""
+        costs = tuple(tuple(float(c) for c in row) for row in content["costs"])
+        return cls(**{**content, "costs": costs})
+
+    def predict(self, choice: Sequence[int]) -> float:
+        """The cost of the network that takes option ``choice[i]`` in decision i."""
+        return self.base + sum(row[j] for row, j in zip(self.costs, choice, strict=True))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("nasfw", "torch", "numpy", "scipy", "scikit-learn")
+_PACKAGES = ("nasfw", "torch", "numpy", "scipy", "scikit-learn", "onnx", "onnxruntime")
 
 
 def processor() -> str:
@@ -53,6 +53,11 @@ def compute_name(compute: str, threads: int) -> str:
     return f"{processor()}, {threads} of {cores()} cores"
 
 
+def system() -> str:
+    """Operating system and architecture."""
+    return f"{platform.system()} {platform.machine()}"
+
+
 def environment() -> dict[str, Any]:
     """What a reader needs to judge a run: versions, processor, and the state of the git checkout."""
     return {
@@ -66,6 +71,29 @@ def environment() -> dict[str, Any]:
             "changes": len(_output(["git", "status", "--porcelain"]).splitlines()),
         },
     }
+
+
+def conditions() -> dict[str, Any]:
+    """What may disturb a measurement now, as far as the system tells: load, governor, temperature in °C."""
+    found: dict[str, Any] = {}
+    if hasattr(os, "getloadavg"):
+        found["load"] = round(os.getloadavg()[0], 2)
+    governor = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    if governor:
+        found["governor"] = governor
+    zones = [_read(str(zone)) for zone in sorted(Path("/sys/class/thermal").glob("thermal_zone*/temp"))]
+    degrees = [int(text) / 1000 for text in zones if text.lstrip("-").isdigit()]
+    if degrees:
+        found["temperature"] = max(degrees)
+    return found
+
+
+def _read(file: str) -> str:
+    """A file of one line; nothing if it cannot be read."""
+    try:
+        return Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def peak_memory() -> int:

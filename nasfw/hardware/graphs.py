@@ -1,0 +1,118 @@
+"""What an ONNX graph says about itself: its inputs, and a key that does not depend on its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nasfw.values import UsageError, digest
+
+# Element types of ONNX by name, as numpy calls them.
+ITEM_TYPES = {
+    "FLOAT": "float32",
+    "FLOAT16": "float16",
+    "DOUBLE": "float64",
+    "INT64": "int64",
+    "INT32": "int32",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
+# Up to so many numbers, a constant may be part of the computation: an axis, a shape, a factor.
+_WEIGHTS_FROM = 16
+
+
+def parse(model: bytes) -> Any:
+    """The ``onnx.ModelProto`` in ``model``; UsageError if it is none."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        proto = onnx.load_from_string(model)
+    except DecodeError as reason:
+        raise UsageError(f"this is no ONNX model: {reason}") from None
+    if not proto.graph.node:
+        raise UsageError("this is no ONNX model, or one without any operation")
+    return proto
+
+
+def model_file(path: Path) -> bytes:
+    """The bytes of an ONNX file; UsageError if it cannot be read or is none."""
+    try:
+        content = path.read_bytes()
+    except OSError as reason:
+        raise UsageError(f"{path} cannot be read: {reason.strerror}") from None
+    try:
+        parse(content)
+    except UsageError as reason:
+        raise UsageError(f"{path}: {reason}") from None
+    return content
+
+
+def describe(model: bytes) -> list[tuple[str, list[int | str], str]]:
+    """Inputs of a serialised model: name, sizes (a text where symbolic), and type by ONNX's name."""
+    import onnx
+
+    graph = parse(model).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    found: list[tuple[str, list[int | str], str]] = []
+    for value in graph.input:
+        if value.name in weights:
+            continue
+        kind = value.type.tensor_type
+        sizes = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim]
+        found.append((value.name, sizes, onnx.TensorProto.DataType.Name(kind.elem_type)))
+    return found
+
+
+def content_key(proto: Any) -> str:
+    """Sixteen digits that identify a graph's operations, shapes and types, but not its weights or names."""
+    names: dict[str, int] = {}
+
+    def number(name: str) -> int:
+        return names.setdefault(name, len(names)) if name else -1
+
+    graph = proto.graph
+    parts: list[Any] = [[(o.domain, o.version) for o in proto.opset_import]]
+    for value in graph.input:
+        parts.append(["input", number(value.name), _type(value.type)])
+    tensors = {t.name: t for t in graph.initializer}
+    for node in graph.node:
+        parts += [_tensor(number(name), tensors.pop(name)) for name in node.input if name in tensors]
+        attributes = sorted((a.name, _attribute(a)) for a in node.attribute)
+        parts.append(
+            [node.domain, node.op_type, [number(n) for n in node.input], attributes]
+            + [number(n) for n in node.output]
+        )
+    parts += [["output", number(value.name)] for value in graph.output]
+    return digest(*parts)
+
+
+def _type(kind: Any) -> list[Any]:
+    tensor = kind.tensor_type
+    return [tensor.elem_type, *(d.dim_value if d.HasField("dim_value") else "?" for d in tensor.shape.dim)]
+
+
+def _tensor(number: int, tensor: Any) -> list[Any]:
+    size = 1
+    for n in tensor.dims:
+        size *= n
+    known = tensor.SerializeToString(deterministic=True) if size <= _WEIGHTS_FROM and _whole(tensor) else b""
+    # The serialised tensor holds its name, which is arbitrary.
+    value = known.replace(tensor.name.encode(), b"").hex()
+    return ["tensor", number, tensor.data_type, list(tensor.dims), value]
+
+
+def _whole(tensor: Any) -> bool:
+    import onnx
+
+    return tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32) or not list(tensor.dims)
+
+
+def _attribute(attribute: Any) -> str:
+    kept = type(attribute)()
+    kept.CopyFrom(attribute)
+    if kept.HasField("t") and len(kept.t.raw_data) > 8 * _WEIGHTS_FROM:
+        kept.t.raw_data = b""
+    kept.t.name = ""
+    return kept.SerializeToString(deterministic=True).hex()  # type: ignore[no-any-return]

@@ -1,0 +1,261 @@
+"""Latency, energy and memory of networks through ONNX Runtime; what was measured before is not again."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from nasfw import caches
+from nasfw.contracts import Candidate, SearchSpace, Task
+from nasfw.hardware import canary, energy, footprint, graphs, machine, protocol
+from nasfw.hardware.session import TOLERANCE, Runtime, Session, difference, onnxruntime, open_session, to_onnx
+from nasfw.values import Measured, Unsupported
+
+log = logging.getLogger("nasfw")
+
+# Kept measurements are void if the way of measuring changes.
+REVISION = 1
+# Networks that are open at once: so many, and so many bytes of them. The last few are kept open.
+_AT_ONCE, _BYTES, _KEPT = 128, 2**28, 4
+# Another process that measures is waited for so long; measuring beside it is better than not at all.
+_PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to be measured: its graph, its size in bytes, and what opens it.
+
+    ``family`` gives two networks of its search space: better canaries than others, as they are of its kind.
+    """
+
+    key: str
+    size: int
+    open: Callable[[], Session]
+    family: Callable[[], Pair] | None = None
+
+
+def of_candidate(candidate: Candidate, runtime: Runtime) -> Subject:
+    """The candidate's network; opening it also checks its outputs against torch's."""
+    subject = _subject(candidate, runtime)
+    return replace(subject, family=lambda: _family(candidate.space, candidate.task, runtime))
+
+
+def _subject(candidate: Candidate, runtime: Runtime) -> Subject:
+    shape = candidate.task.input_shape
+    proto = to_onnx(candidate.model, shape, None if runtime.dynamic else runtime.batch)
+    model = proto.SerializeToString()
+    return Subject(graphs.content_key(proto), len(model), lambda: _opened(model, candidate, runtime))
+
+
+Pair = tuple[Subject, Subject]
+_last: list[tuple[SearchSpace, Runtime, Pair]] = []
+
+
+def _family(space: SearchSpace, task: Task, runtime: Runtime) -> Pair:
+    """The plain backbone of ``space`` and an arbitrary other network, built once for a search."""
+    if not (_last and _last[0][0] is space and _last[0][1] == runtime):
+        with torch.random.fork_rng(devices=[]):
+            chosen = space.default, space.sample(np.random.default_rng(0))
+            plain, other = (_subject(Candidate(space, task, a), runtime) for a in chosen)
+        _last[:] = [(space, runtime, (plain, other))]
+    return _last[0][2]
+
+
+def of_file(model: bytes, runtime: Runtime) -> Subject:
+    """The network in a serialised ONNX model."""
+    key = graphs.content_key(graphs.parse(model))
+    return Subject(key, len(model), lambda: open_session(model, runtime))
+
+
+def _opened(model: bytes, candidate: Candidate, runtime: Runtime) -> Session:
+    samples = None
+    if runtime.precision == "int8":
+        samples = next(iter(candidate.task.batches("train")))[0].numpy()
+    session = open_session(model, runtime, samples)
+    x = torch.from_numpy(next(iter(session.inputs.values()))).float()
+    apart = difference(session, candidate.model, x)
+    if runtime.precision != "fp32":
+        session.remark = f"outputs in {runtime.precision} differ from torch's by {apart:.1e} of the largest"
+    elif not apart <= TOLERANCE:
+        raise Unsupported(
+            f"ONNX Runtime's outputs of this network differ from torch's by {apart:.1e} of the largest, more "
+            f"than {TOLERANCE:.0e}; it would measure another network"
+        )
+    return session
+
+
+def fingerprint(runtime: Runtime) -> dict[str, Any]:
+    """What a measurement depends on besides the network: hardware, versions and settings."""
+    module = onnxruntime(runtime.provider)
+    hardware = (
+        {"device": torch.cuda.get_device_name(runtime.index), "cuda": torch.version.cuda}
+        if runtime.on_card
+        else {"device": machine.processor(), "cores": machine.cores()}
+    )
+    return {**hardware, "system": machine.system(), "runtime": f"onnxruntime {module.__version__}"} | asdict(
+        runtime
+    )
+
+
+def measure(
+    metric: str,
+    subjects: Sequence[Subject],
+    runtime: Runtime,
+    rounds: int | None = None,
+    reuse: bool = True,
+) -> list[float]:
+    """``metric`` of each network in SI units; latencies are taken in turns.
+
+    ``rounds`` limits how often each is taken. What was measured before, with the same settings on the same
+    device, is taken from the cache unless ``reuse`` is False. Unsupported if it cannot be measured, with the
+    reason.
+    """
+    canaries = _known_family(subjects, runtime) if metric == "latency" else None
+    # Networks of the same graph are one.
+    distinct = {s.key: (s, _key(metric, s, runtime, rounds)) for s in subjects}
+    found = {name: _recall(key) if reuse else None for name, (_, key) in distinct.items()}
+    missing = [distinct[name] for name, value in found.items() if value is None]
+    for part in _portions(missing):
+        fresh = [s for s, _ in part]
+        with _alone():
+            if metric == "latency":
+                values = _latency(fresh, runtime, rounds, canaries)
+            else:
+                values = [_SINGLY[metric](_session(s, runtime)) for s in fresh]
+        for (subject, key), measured in zip(part, values, strict=True):
+            found[subject.key] = measured
+            if "unsure" not in measured.remark:
+                caches.remember("measurements", key, {"value": float(measured), **measured.details})
+    return [value for s in subjects if (value := found[s.key]) is not None]
+
+
+Keyed = tuple[Subject, dict[str, Any]]
+
+
+def _portions(missing: Sequence[Keyed]) -> Iterator[list[Keyed]]:
+    """``missing`` in portions whose sessions fit into memory together."""
+    portion: list[Keyed] = []
+    for subject, key in missing:
+        if portion and (len(portion) == _AT_ONCE or sum(s.size for s, _ in portion) + subject.size > _BYTES):
+            yield portion
+            portion = []
+        portion.append((subject, key))
+    if portion:
+        yield portion
+
+
+def _known_family(subjects: Sequence[Subject], runtime: Runtime) -> dict[Subject, float] | None:
+    """The two networks beside which ``subjects`` are best measured, and their known times, the faster first.
+
+    Their own times are measured beside the canaries that serve all networks, when they are needed first.
+    """
+    if not subjects or subjects[0].family is None:
+        return None
+    pair = subjects[0].family()
+    times = measure("latency", pair, runtime)
+    return dict(sorted(zip(pair, times, strict=True), key=lambda known: known[1]))
+
+
+def _key(metric: str, subject: Subject, runtime: Runtime, rounds: int | None) -> dict[str, Any]:
+    what = {"revision": REVISION, "metric": metric, "graph": subject.key, "rounds": rounds}
+    return what | fingerprint(runtime)
+
+
+def _recall(key: Mapping[str, Any]) -> Measured | None:
+    return caches.recall("measurements", key, _read)
+
+
+def _read(content: Any) -> Measured:
+    details = dict(content)
+    value = float(details.pop("value"))
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{value} is no measurement")
+    return Measured(value, **details)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One process of this user measures at a time, as far as a lock can be had."""
+    with contextlib.ExitStack() as stack:
+        try:
+            caches.folder().mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(caches.folder() / "measuring.lock", timeout=_PATIENCE))
+        except (Timeout, OSError, RuntimeError) as problem:
+            log.info("measuring without a lock: %s", problem)
+        yield
+
+
+_sessions: OrderedDict[tuple[str, Runtime], Session] = OrderedDict()
+
+
+def _session(subject: Subject, runtime: Runtime) -> Session:
+    """The network's session: latency, energy and memory of one candidate share it."""
+    key = (subject.key, runtime)
+    if key not in _sessions:
+        made = subject.open()
+        while len(_sessions) >= _KEPT:
+            _sessions.popitem(last=False)
+        _sessions[key] = made
+    return _sessions[key]
+
+
+def clock(runtime: Runtime) -> protocol.Clock:
+    """What times the runtime: CUDA events, the thread's clock, or the wall clock for several threads."""
+    if runtime.on_card:
+        return protocol.EventClock(runtime.index)
+    return protocol.ThreadClock() if runtime.threads == 1 else protocol.WallClock()
+
+
+def _latency(
+    subjects: Sequence[Subject], runtime: Runtime, rounds: int | None, family: Mapping[Subject, float] | None
+) -> list[Measured]:
+    plan = protocol.Plan() if rounds is None else protocol.Plan(most=rounds)
+    timer = clock(runtime)
+    if family is not None and len(family) == 2:
+        small, large = (_session(s, runtime).bound() for s in family)
+        fast, slow = family.values()
+    else:
+        small, large = canary.pair(runtime)
+        fast, slow = canary.reference(runtime, timer, fingerprint(runtime))
+    sessions = [_session(s, runtime) for s in subjects]
+    values = protocol.measure([s.bound() for s in sessions], (small, large), (fast, slow), timer, plan)
+    return [_remarked(v, s.remark) for v, s in zip(values, sessions, strict=True)]
+
+
+def _remarked(value: Measured, remark: str) -> Measured:
+    remarks = "; ".join(r for r in (value.remark, remark) if r)
+    return Measured(value, **{**value.details, "remark": remarks})
+
+
+def meter(runtime: Runtime) -> energy.Meter:
+    """What counts the joules of the runtime's device; Unsupported with the reason and the remedy."""
+    if not runtime.on_card:
+        return energy.cpu_meter()
+    return energy.gpu_meter(f"GPU-{torch.cuda.get_device_properties(runtime.index).uuid}")
+
+
+def _energy(session: Session) -> Measured:
+    runtime = session.runtime
+    wait = (lambda: torch.cuda.synchronize(runtime.index)) if runtime.on_card else None
+    used = energy.per_inference(session.bound(), meter(runtime), synchronise=wait)
+    idle = f"{used.idle:.3g} W of idle power subtracted"
+    return Measured(
+        used.joules,
+        low=used.low,
+        high=used.high,
+        repetitions=used.repetitions,
+        clock=f"{used.meter}, {used.source}",
+        remark="; ".join(r for r in (idle, session.remark) if r),
+        conditions=machine.conditions(),
+    )
+
+
+_SINGLY: Mapping[str, Callable[[Session], Measured]] = {"energy": _energy, "memory": footprint.peak}

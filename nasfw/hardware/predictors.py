@@ -1,0 +1,156 @@
+"""What networks cost as a sum over their layers, each layer and option measured once on the device."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+from torch import Tensor, nn
+
+from nasfw import progress
+from nasfw.contracts import Candidate, CostTable, Device, SearchSpace, Task
+from nasfw.hardware.graphs import content_key
+from nasfw.hardware.session import to_onnx
+from nasfw.mixtures import indices
+from nasfw.values import Architecture
+
+log = logging.getLogger("nasfw")
+
+# Random networks that the correction is fitted to, and others that it is tested on.
+_FITTED, _TESTED = 6, 6
+# The errors of layers average out in a sum.
+_ROUNDS = 25
+# Starting an inference takes longer than a small layer does, so as many copies of the layer are timed at once
+# as take about so many seconds, but not more than so many.
+_SECONDS, _COPIES = 2e-4, 8
+# Two numbers are fitted; with fewer networks there is nothing to find out.
+_LEAST = 4
+
+Array = NDArray[np.float64]
+
+
+def additive(device: Device, metric: str, space: SearchSpace, task: Task, seed: int) -> CostTable | None:
+    """``metric`` of the networks of ``space`` as a sum over decisions; None where that cannot be had.
+
+    Every decision must be the path of a module in the built network. The module of each option is timed by
+    itself, with the batch norm and ReLU that usually follow and are fused with it. The sum s over a network's
+    modules becomes a + b s, fitted to random networks measured whole; others tell how far it is off.
+    """
+    start = time.perf_counter()
+    # Building networks must not disturb the stream that the caller's random numbers come from.
+    with torch.random.fork_rng(devices=[]):
+        shapes = _input_shapes(space, task)
+        networks = _distinct(space, np.random.default_rng(seed), _FITTED + _TESTED)
+        if shapes is None or len(networks) < 2 * _LEAST:
+            return None
+        with progress.track(f"profiling layers on {device.name}", 2) as bar:
+            plain = device.measure("latency", Candidate(space, task, space.default))
+            copies = int(np.clip(round(_SECONDS * len(shapes) / plain), 1, _COPIES))
+            parts = _parts(space, shapes, copies)
+            batch = None if getattr(device, "dynamic", False) else getattr(device, "batch", 1)
+            models = [to_onnx(m, shape, batch) for row in parts for m, shape in row]
+            values = device.measure_onnx("latency", [m.SerializeToString() for m in models], _ROUNDS)
+            seconds = iter(np.array(values) / copies)
+            table = [np.array([next(seconds) for _ in row]) for row in parts]
+            bar.advance()
+            whole = np.array(device.measure_all(metric, [Candidate(space, task, a) for a in networks]))
+            bar.advance()
+    sums = np.array([_sum(space, table, a) for a in networks])
+    half = len(networks) // 2
+    base, slope = _line(sums[:half], whole[:half])
+    predicted, true = base + slope * sums[half:], whole[half:]
+    tau = float(kendalltau(predicted, true).statistic)
+    if not (slope > 0 and math.isfinite(tau)):
+        log.info("%s on %s does not grow with the time of the layers: no table", metric, device.name)
+        return None
+    return CostTable(
+        costs=tuple(tuple((slope * row).tolist()) for row in table),
+        base=base,
+        tau=tau,
+        error=float(np.mean(np.abs(predicted / true - 1))),
+        tested=len(true),
+        entries=len({content_key(m) for m in models}),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _input_shapes(space: SearchSpace, task: Task) -> Mapping[str, tuple[int, ...]] | None:
+    """Shapes, without batch, of what enters the module of each decision; None if some is no module."""
+    model, shapes = space.build(space.default).eval(), {}
+    for name in space.decisions:
+        try:
+            module = model.get_submodule(name)
+        except AttributeError:
+            return None
+
+        def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            shapes[name] = tuple(inputs[0].shape[1:])
+
+        module.register_forward_pre_hook(note)
+    with torch.no_grad():
+        model(torch.zeros(1, *task.input_shape))
+    return shapes if shapes.keys() == set(space.decisions) else None
+
+
+def _parts(
+    space: SearchSpace, shapes: Mapping[str, tuple[int, ...]], copies: int
+) -> list[list[tuple[nn.Module, tuple[int, ...]]]]:
+    """For every decision and option the module, with what is usually fused with it, and its input's shape."""
+    parts: list[list[tuple[nn.Module, tuple[int, ...]]]] = [[] for _ in space.decisions]
+    most = max(len(options) for options in space.decisions.values())
+    for j in range(most):
+        # One network holds option j of all decisions.
+        architecture = tuple(o[min(j, len(o) - 1)] for o in space.decisions.values())
+        model = space.build(architecture).eval()
+        for i, (name, options) in enumerate(space.decisions.items()):
+            if j < len(options):
+                part = _followed(model.get_submodule(name), shapes[name])
+                parts[i].append((_Copies(part, copies) if copies > 1 else part, shapes[name]))
+    return parts
+
+
+class _Copies(nn.Module):
+    """The sum of a module's outputs for several inputs, so that no runtime can tell that one is enough."""
+
+    def __init__(self, part: nn.Module, count: int) -> None:
+        super().__init__()
+        self.part, self.count = part, count
+
+    def forward(self, x: Tensor) -> Tensor:
+        total: Tensor = self.part(x)
+        for i in range(1, self.count):
+            total = total + self.part(x + float(i))
+        return total
+
+
+def _followed(module: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    with torch.no_grad():
+        output = module(torch.zeros(1, *shape))
+    norms: dict[int, type[nn.Module]] = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d}
+    if output.ndim not in norms:
+        return module
+    return nn.Sequential(module, norms[output.ndim](output.shape[1]), nn.ReLU()).eval()
+
+
+def _distinct(space: SearchSpace, rng: np.random.Generator, count: int) -> list[Architecture]:
+    """Up to ``count`` different random architectures."""
+    drawn = (space.sample(rng) for _ in range(4 * count))
+    return list(dict.fromkeys(drawn))[:count]
+
+
+def _sum(space: SearchSpace, table: Sequence[Array], architecture: Architecture) -> float:
+    chosen = indices(space.decisions, architecture)
+    return float(sum(row[j] for row, j in zip(table, chosen, strict=True)))
+
+
+def _line(x: Array, y: Array) -> tuple[float, float]:
+    """a and b of a + b x with the least squared relative errors against ``y``."""
+    rows = np.stack([np.ones_like(x), x], axis=1) / y[:, None]
+    (base, slope), *_ = np.linalg.lstsq(rows, np.ones_like(y))
+    return float(base), float(slope)
