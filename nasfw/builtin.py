@@ -21,9 +21,18 @@ SHIPPED = {
     },
     "objective": {
         "accuracy": "nasfw.objectives.quality:Accuracy",
+        "energy": "nasfw.objectives.cost:Energy",
         "error": "nasfw.objectives.quality:Error",
         "flops": "nasfw.objectives.size:Flops",
+        "latency": "nasfw.objectives.cost:Latency",
+        "memory": "nasfw.objectives.cost:Memory",
         "parameters": "nasfw.objectives.size:Parameters",
+    },
+    "device": {
+        "cuda": "nasfw.hardware.cuda:Cuda",
+        "host": "nasfw.hardware.host:Host",
+        "remote": "nasfw.hardware.remote:Remote",
+        "table": "nasfw.hardware.table:Table",
     },
     "executor": {
         "processes": "nasfw.executors:Processes",

@@ -11,7 +11,7 @@ from itertools import takewhile
 from operator import length_hint
 
 from nasfw import progress
-from nasfw.contracts import Diverged, Executor, Job, Problem, Record, Strategy, Trial, UsageError
+from nasfw.contracts import Diverged, Executor, Job, Measured, Problem, Record, Strategy, Trial, UsageError
 from nasfw.records import Records
 from nasfw.trials import Setting, evaluate_trial, keep, network_file, seeded
 
@@ -109,12 +109,17 @@ class Evaluator:
         properties = self.properties.get(record.architecture)
         if record.error is not None or not properties:
             return record
-        return replace(record, values={**record.values, **properties})
+        details = {n: v.details for n, v in properties.items() if isinstance(v, Measured)}
+        return replace(
+            record,
+            values={**record.values, **{n: float(v) for n, v in properties.items()}},
+            measured={**record.measured, **details},
+        )
 
     def _learn(self, record: Record) -> None:
         if record.error is None and record.architecture not in self.properties:
             self.properties[record.architecture] = {
-                o.name: record.values[o.name] for o in self.setting.objectives if not o.trained
+                o.name: record.value(o.name) for o in self.setting.objectives if not o.trained
             }
 
 

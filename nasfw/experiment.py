@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from nasfw.contracts import (
     Strategy,
     Task,
     Trial,
+    Unsupported,
     UsageError,
 )
 from nasfw.flops import forward_flops
@@ -37,6 +39,8 @@ from nasfw.records import Records, finalists
 from nasfw.results import RANDOM, RECORDS, RESULT, SETTINGS, Result, Summary
 from nasfw.strategies.random import RandomSearch
 from nasfw.text import write
+
+log = logging.getLogger("nasfw")
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,10 @@ class Experiment:
         place = folder / label
         return Problem(self.spaces[label], self.task, self.objectives, self.recipe, seed, place, compute)
 
+    def place(self) -> Path:
+        """The folder to run in: the one asked for, an unfinished one of the same run, or a new one."""
+        return folders.choose(self.settings, self.data, [o.name for o in self.objectives])
+
     @property
     def seeds(self) -> tuple[int, ...]:
         """Seeds of the final trainings."""
@@ -72,7 +80,7 @@ class Experiment:
 
     def run(self, folder: Path | None = None) -> Result:
         """Search, train the front and the yardsticks, and read the outcome; goes on where a run stopped."""
-        folder = folders.choose(self.settings, self.data) if folder is None else folder
+        folder = self.place() if folder is None else folder
         fresh = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         with folders.locked(folder), threads(self.threads):
@@ -85,6 +93,7 @@ class Experiment:
                         folders.discard(folder)
                     raise
                 outcome = results.read(folder)
+                self._export(outcome)
                 write(folder / RESULT, json.dumps(outcome.plain_data(), indent=1))
                 return replace(outcome, done=True)
             return results.read(folder)
@@ -96,6 +105,21 @@ class Experiment:
             chosen = self._finish(folder, records)
         if chosen and "random" in self.yardsticks:
             self._random(folder, passes)
+
+    def _export(self, outcome: Result) -> None:
+        """Write the networks of the final phase so that they work without nasfw."""
+        if outcome.phase != "final" or not any(o.trained for o in self.objectives):
+            return
+        # That module makes experiments of its own.
+        from nasfw.shipping import export
+
+        records = Records(outcome.folder / RECORDS)
+        networks = list(results.networks(records.select("final"), records.select("search")).values())
+        try:
+            export.export_networks(outcome, networks, self.spaces, self.task, again=False)
+        except (UsageError, RuntimeError) as reason:
+            # What was found is worth more than its packaging.
+            log.warning("the networks were not exported: %s", reason)
 
     @property
     def yardsticks(self) -> tuple[str, ...]:
@@ -129,6 +153,7 @@ class Experiment:
             final=self.settings.final is not None,
             data=self.data,
             metric=self.task.metric,
+            devices={o.device.name: o.device.fingerprint for o in self.objectives if o.device is not None},
         )
 
     def _search(self, label: str, folder: Path, records: Records) -> float:
@@ -237,7 +262,7 @@ def prepare(settings: Settings, registry: Registry) -> Experiment:
     experiment = Experiment(
         settings, task, spaces, strategy, objectives, executor, compute, recipe, data, count
     )
-    folders.check_same(settings, data)
+    folders.check_same(settings, data, [o.name for o in objectives])
     for label in spaces:
         preflight(experiment.problem(label, Path()))
     return experiment
@@ -281,7 +306,7 @@ def _objectives(
 ) -> list[Objective]:
     """One objective per spec, or per spec and device; those of trained networks first."""
     if specs is None:
-        specs = [Spec("accuracy" if task.metric == "error" else "error", {}), Spec("parameters", {})]
+        return _default_objectives(registry, task, devices)
     made: list[Objective] = []
     for spec in specs:
         named = isinstance(spec, Spec)
@@ -297,6 +322,22 @@ def _objectives(
     if double:
         raise UsageError(f"{', '.join(double)}: such an objective is given twice")
     return sorted(made, key=lambda o: not o.trained)
+
+
+def _default_objectives(registry: Registry, task: Task, devices: Sequence[Device]) -> list[Objective]:
+    """The quality, then latency on every device that measures it, and energy where it can be measured now.
+
+    The number of parameters if no device measures either.
+    """
+    quality = registry.make("objective", "accuracy" if task.metric == "error" else "error", task=task)
+    costs = []
+    for device in devices:
+        if "latency" in device.metrics:
+            costs.append(registry.make("objective", "latency", task=task, device=device))
+        with suppress(Unsupported):
+            device.check("energy")
+            costs.append(registry.make("objective", "energy", task=task, device=device))
+    return [quality, *(costs or [registry.make("objective", "parameters", task=task)])]
 
 
 @contextmanager
@@ -329,6 +370,8 @@ def preflight(problem: Problem) -> None:
                 )
             task.loss(output, y)
         for objective in problem.objectives:
+            if objective.device is not None:
+                objective.device.check(objective.metric)
             objective.measure(candidate)
 
 

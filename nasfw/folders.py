@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ RUNS = Path("runs")
 _REMAINS = (".lock", SETTINGS + ".tmp")
 
 
-def choose(settings: Settings, data: str) -> Path:
-    """The run's folder: the one asked for, an unfinished one of the same settings, or a new one."""
+def choose(settings: Settings, data: str, objectives: Sequence[str]) -> Path:
+    """The run's folder: the one asked for, an unfinished one of the same settings and objectives, or new."""
     if settings.folder is not None:
         folder = Path(settings.folder)
     else:
-        unfinished = _unfinished(settings, data)
+        unfinished = _unfinished(settings, data, objectives)
         if unfinished is not None:
             return unfinished
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
@@ -42,13 +42,14 @@ def choose(settings: Settings, data: str) -> Path:
     return folder
 
 
-def _unfinished(settings: Settings, data: str) -> Path | None:
+def _unfinished(settings: Settings, data: str, objectives: Sequence[str]) -> Path | None:
     for path in sorted(RUNS.glob(f"*/{SETTINGS}"), reverse=True):
         folder = path.parent
         if folder.is_symlink() or (folder / RESULT).exists():
             continue
         try:
-            if not _differences(settings, data, folder) and not _busy(folder):
+            same = not _differences(settings, data, folder) and _measured(folder) in (None, list(objectives))
+            if same and not _busy(folder):
                 return folder
         except UsageError:
             continue
@@ -72,12 +73,18 @@ def check_place(settings: Settings) -> None:
         raise UsageError(f"folder={folder} cannot be written: {reason.strerror}") from None
 
 
-def check_same(settings: Settings, data: str) -> None:
-    """UsageError if the folder asked for holds a run of other settings or of other data."""
+def check_same(settings: Settings, data: str, objectives: Sequence[str]) -> None:
+    """UsageError if the folder asked for holds a run of other settings, of other data or of other devices.
+
+    ``objectives`` are the names as records have them.
+    """
     folder = None if settings.folder is None else Path(settings.folder)
     if folder is None or not (folder / SETTINGS).exists():
         return
     differences = _differences(settings, data, folder)
+    there = _measured(folder)
+    if not differences and there is not None and there != list(objectives):
+        differences = [f"it measured {', '.join(there)}, this machine {', '.join(objectives)}"]
     if differences:
         raise UsageError(
             f"folder={folder} holds another run ({'; '.join(differences)}); name another folder, or repeat "
@@ -101,6 +108,11 @@ def _differences(settings: Settings, data: str, folder: Path) -> list[str]:
     if not found and (folder / SUMMARY).exists() and Summary.read(folder).data != data:
         found = ["the task's data have changed"]
     return found[:4]
+
+
+def _measured(folder: Path) -> list[str] | None:
+    """The objectives of the run in ``folder``, if it came so far."""
+    return [m.name for m in Summary.read(folder).measures] if (folder / SUMMARY).exists() else None
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:

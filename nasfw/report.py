@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,9 @@ def _plan(experiment: Experiment, folder: Path) -> Iterator[tuple[str, str]]:
         f"{o.name} ({'higher' if o.maximise else 'lower'} is better)" for o in experiment.objectives
     ]
     yield "Objectives", ", ".join(directions) + f"; the task's metric is {task.metric}"
+    devices = {o.device.name: o.device for o in experiment.objectives if o.device is not None}
+    for name, device in devices.items():
+        yield "Device", f"{name}: {runtime(device.fingerprint)}"
     yield "Training", recipe(experiment.recipe)
     if settings.final is not None:
         seeds = ", ".join(map(str, experiment.seeds))
@@ -162,7 +165,7 @@ def _times(e: Estimate) -> RenderableType:
 
 def outcome(result: Result) -> RenderableType:
     """The front, the yardsticks beside it, and whether the search beat them."""
-    measures = [replace(m, name=_label(m, result)) for m in result.summary.measures]
+    measures = [replace(m, name=label(m, result)) for m in result.summary.measures]
     kind = "test split" if result.phase == "final" else "validation split; not trained again yet"
     title = f"Pareto front of {result.summary.task} ({kind})"
     rows = [_row(n, result) for n in result.front[:_SHOWN]]
@@ -185,12 +188,65 @@ def outcome(result: Result) -> RenderableType:
     said = verdict(result)
     if said:
         parts += [Text(), Text(said, style="bold")]
-    for label, training in result.supernets.items():
-        parts += [Text(), *supernet(label, training)]
+    about = list(_about(result))
+    if about:
+        parts += [Text(), *map(Text, about)]
+    for space, training in result.supernets.items():
+        parts += [Text(), *supernet(space, training)]
     if not result.done:
         parts += [Text(), Text("The run is not done; its command, given again, goes on where it stopped.")]
     parts += [Text(), _place(result.folder)]
     return Group(*parts)
+
+
+def _about(result: Result) -> Iterator[str]:
+    """How what was measured was measured, how well costs were predicted, and where the networks are."""
+    for name, fingerprint in result.summary.devices.items():
+        own = [m for m in result.summary.measures if m.device == name]
+        metrics = " and ".join(m.name.partition("@")[0] for m in own)
+        yield f"{metrics.capitalize()} on {name}: {runtime(fingerprint)}{_clocks(result, own)}."
+    for name, table in result.tables.items():
+        yield (
+            f"Proposals for {name.partition('@')[0]} by a sum over layers: {table.entries} measured in "
+            f"{format_value(table.seconds, 's')}; on {_count(table.tested, 'network')} measured whole it was "
+            f"{100 * table.error:.1f} % off, rank correlation {table.tau:.2f}."
+        )
+    place = result.folder / "export"
+    if place.is_dir():
+        count = sum((p / "card.md").exists() for p in place.iterdir())
+        yield (
+            f"{_count(count, 'network')} exported and verified in {place}: model.py, weights.safetensors, "
+            "model.onnx, card.md."
+        )
+
+
+def runtime(fingerprint: Mapping[str, Any]) -> str:
+    """A device's fingerprint in words: what runs the networks, and how."""
+    known = {"provider", "threads", "batch", "precision", "runtime"}
+    if not known <= fingerprint.keys():
+        return ", ".join(f"{name} {value}" for name, value in fingerprint.items())
+    on_card = fingerprint["provider"] != "CPUExecutionProvider"
+    parts = [
+        str(fingerprint["runtime"]).replace("onnxruntime", "ONNX Runtime"),
+        str(fingerprint["provider"]).removesuffix("ExecutionProvider"),
+        "" if on_card else _count(fingerprint["threads"], "thread"),
+        f"batch {fingerprint['batch']}",
+        str(fingerprint["precision"]),
+    ]
+    return ", ".join(p for p in parts if p)
+
+
+def _clocks(result: Result, measures: Sequence[Measure]) -> str:
+    """What the values of ``measures`` come from, and how much they were corrected for drift."""
+    networks = [n for n in (*result.front, result.pick, result.plain, result.random) if n is not None]
+    details = [n.measured[m.name] for n in networks for m in measures if m.name in n.measured]
+    clocks = list(dict.fromkeys(d["clock"] for d in details if d.get("clock")))
+    drifts = [d["drift"] for d in details if d.get("drift")]
+    said = f"; {', '.join(clocks)}" if clocks else ""
+    if drifts:
+        said += f", corrected for a drift of {min(drifts):.2f} to {max(drifts):.2f}"
+    unsure = sum("unsure" in d.get("remark", "") for d in details)
+    return said + (f"; {unsure} of {len(details)} values are unsure" if unsure else "")
 
 
 def supernet(label: str, training: Training) -> list[RenderableType]:
@@ -226,12 +282,22 @@ def _row(network: Network, result: Result, name: str = "") -> dict[str, Any]:
     row: dict[str, Any] = {"network": name or network.name + mark}
     if result.phase == "final":
         row["validated"] = format_value(validation, first.unit, first.name)
-    return row | {_label(m, result): list(network.values[m.name]) for m in result.summary.measures}
+    return row | {label(m, result): _values(network, m) for m in result.summary.measures}
 
 
-def _label(measure: Measure, result: Result) -> str:
-    """A measure's name for people: an error is called by the metric that it is."""
+def _values(network: Network, measure: Measure) -> list[float]:
+    """One value per seed; of what is measured once, the value and its interval."""
+    details = network.measured.get(measure.name)
+    if details is None:
+        return list(network.values[measure.name])
+    return [details["low"], network.median[measure.name], details["high"]]
+
+
+def label(measure: Measure, result: Result) -> str:
+    """A measure's name for people: without its device if there is one only, an error by the metric it is."""
     metric = result.summary.metric
+    if measure.device is not None and len({m.device for m in result.summary.measures} - {None}) == 1:
+        return measure.name.partition("@")[0]
     if measure.name != "error" or metric == "error":
         return measure.name
     return f"1 - {metric}" if metric in PERCENT else metric
@@ -239,7 +305,7 @@ def _label(measure: Measure, result: Result) -> str:
 
 def _counts(result: Result) -> str:
     reference = ", ".join(
-        f"{m.name} {format_value(v, m.unit, m.name)}"
+        f"{label(m, result)} {format_value(v, m.unit, m.name)}"
         for m, v in zip(result.summary.measures, result.reference, strict=True)
     )
     failed = f" ({result.failed} failed)" if result.failed else ""
@@ -282,7 +348,7 @@ def _against(result: Result, other: Network, name: str, measure: Measure) -> str
     seeds = sorted(set(result.pick.seeds) & set(other.seeds))
     ours, theirs = (_per_seed(n, seeds, measure) for n in (result.pick, other))
     plural = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
-    figures = f"({_label(measure, result)} {ours} against {theirs} with {plural})"
+    figures = f"({label(measure, result)} {ours} against {theirs} with {plural})"
     amount = difference(abs(comparison.difference), measure)
     if len(seeds) > 1:
         amount += " in the median"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,18 @@ from nasfw.pareto import hypervolume, reference_point
 from nasfw.records import Records, as_costs, finalists, front, front_rows
 from nasfw.supernets import Training
 from nasfw.text import write
-from nasfw.values import Architecture, Measure, Option, Phase, Recipe, Record, UsageError, digest
+from nasfw.values import Architecture, CostTable, Measure, Option, Phase, Recipe, Record, UsageError, digest
 
 RECORDS, SUMMARY, SETTINGS = "records.jsonl", "problem.json", "run.yaml"
-RANDOM, SPENT, RESULT = "random", "spent.json", "result.json"
+RANDOM, SPENT, RESULT, TABLE = "random", "spent.json", "result.json", "costs"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What ``problem.json`` keeps so that a folder can be read without the plugins that made it."""
+    """What ``problem.json`` keeps so that a folder can be read without the plugins that made it.
+
+    ``devices`` has the fingerprint of every device that measured, by its name.
+    """
 
     task: str
     strategy: str
@@ -35,6 +39,7 @@ class Summary:
     final: bool
     data: str = ""
     metric: str = "error"
+    devices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write the file, all of it or nothing."""
@@ -59,7 +64,8 @@ class Network:
     """One architecture with what was measured of it, over the seeds of its trainings.
 
     ``validation`` holds the search's values, if it was searched; ``values`` the final ones on the test split,
-    one per seed, or the search's where no final training was done.
+    one per seed, or the search's where no final training was done. ``measured`` has the details of those that
+    were measured, which are the same for every seed.
     """
 
     space: str
@@ -69,6 +75,7 @@ class Network:
     seeds: tuple[int, ...]
     values: Mapping[str, tuple[float, ...]]
     validation: Mapping[str, float] | None = None
+    measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def architecture(self) -> Architecture:
@@ -90,7 +97,8 @@ class Network:
 class Result:
     """A run's outcome. ``phase`` says whether the numbers are final (test) or of the search (validation).
 
-    ``seconds`` and ``random_seconds`` are what the searches took; None if they are not done, or were
+    ``tables`` has the lookup tables that costs were predicted with, by space and objective. ``seconds`` and
+    ``random_seconds`` are what the searches took; None if they are not done, or were
     interrupted, so that their clock stood still. ``supernets`` has, by space, the training of a supernet
     where one is known.
     """
@@ -111,6 +119,7 @@ class Result:
     reference: list[float]
     done: bool
     supernets: Mapping[str, Training] = field(default_factory=dict)
+    tables: Mapping[str, CostTable] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """The tables and sentences that the command line prints."""
@@ -161,6 +170,8 @@ class Result:
             "seconds": self.seconds,
             "random_seconds": self.random_seconds,
             "supernets": {label: asdict(training) for label, training in self.supernets.items()},
+            "tables": {name: asdict(table) for name, table in self.tables.items()},
+            "devices": {name: dict(about) for name, about in self.summary.devices.items()},
         }
 
 
@@ -175,6 +186,7 @@ def _network_data(network: Network) -> dict[str, Any]:
         "median": network.median,
         "values": {name: list(v) for name, v in network.values.items()},
         "validation": network.validation and dict(network.validation),
+        "measured": {name: dict(details) for name, details in network.measured.items()},
     }
 
 
@@ -223,7 +235,20 @@ def read(folder: Path) -> Result:
             for label in summary.defaults
             if (training := Training.read(folder / label)) is not None
         },
+        tables=_tables(folder, summary),
     )
+
+
+def _tables(folder: Path, summary: Summary) -> dict[str, CostTable]:
+    """The lookup tables of the searches, by space and objective, as far as they can be read."""
+    found = {}
+    for label in summary.defaults:
+        for file in sorted((folder / label).glob(f"{TABLE}-*.json")):
+            # About proposals only: the outcome does not depend on it.
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                content = json.loads(file.read_text())
+                found[f"{label}: {content['objective']}"] = CostTable.read(content["table"])
+    return found
 
 
 def done(folder: Path) -> bool:
@@ -234,7 +259,7 @@ def done(folder: Path) -> bool:
         return False
     now = json.loads(json.dumps(read(folder).plain_data()))
     # A folder may be moved, and a supernet's figures do not follow from the records.
-    aside = {"folder": None, "supernets": None}
+    aside = {"folder": None, "supernets": None, "tables": None}
     return isinstance(written, dict) and {**written, **aside} == {**now, **aside}
 
 
@@ -262,6 +287,7 @@ def networks(final: Sequence[Record], searched: Sequence[Record]) -> dict[tuple[
             seeds=tuple(r.recipe.seed for r in group),
             values={name: tuple(r.values[name] for r in group) for name in group[0].values},
             validation=validation.get((group[0].space, group[0].architecture)),
+            measured=group[0].measured,
         )
         for identity, group in groups.items()
     }
@@ -294,6 +320,7 @@ def _searched(record: Record) -> Network:
         seeds=(record.recipe.seed,),
         values={name: (value,) for name, value in record.values.items()},
         validation=record.values,
+        measured=record.measured,
     )
 
 

@@ -22,7 +22,13 @@ KIND_OF = {
 }
 MANY = ("spaces", "objectives", "hardware")
 GROUPS = ("budget", "final", "recipe")
-DEFAULTS = {"task": "digits", "spaces": "aggconv", "strategy": "dash", "executor": "serial"}
+DEFAULTS = {
+    "task": "digits",
+    "spaces": "aggconv",
+    "strategy": "dash",
+    "hardware": "host",
+    "executor": "serial",
+}
 
 
 def _compute(text: str) -> str:

@@ -16,6 +16,7 @@ from nasfw import training
 from nasfw.contracts import (
     Candidate,
     Diverged,
+    Measured,
     Objective,
     Phase,
     Record,
@@ -23,6 +24,7 @@ from nasfw.contracts import (
     Split,
     Task,
     Trial,
+    Unsupported,
 )
 
 _SPLITS: Mapping[Phase, tuple[Split, Split]] = {"search": ("train", "valid"), "final": ("full", "test")}
@@ -61,8 +63,8 @@ class Setting:
 def evaluate_trial(setting: Setting, trial: Trial, known: Mapping[str, float], label: str) -> Record:
     """Build, train and measure one trial; ``known`` values are not measured again.
 
-    Running out of memory and a loss that is not finite make a failed record; anything else is a bug and is
-    raised. Nothing is built if no objective needs it.
+    Running out of memory, a loss that is not finite and a device that can no longer measure make a failed
+    record; anything else is a bug and is raised. Nothing is built if no objective needs it.
     """
     start = time.perf_counter()
     learn, judge = _SPLITS[setting.phase]
@@ -74,14 +76,18 @@ def evaluate_trial(setting: Setting, trial: Trial, known: Mapping[str, float], l
         with seeded(trial.recipe.seed):
             if any(o.trained for o in setting.objectives):
                 model = candidate.model
+                # First, so that a device that is gone is noticed before a training; with random numbers of
+                # its own, so that a training is the same whether anything was measured before it or not.
+                with seeded(trial.recipe.seed):
+                    values |= _measured(candidate, [o for o in setting.objectives if not o.trained], values)
                 checkpoint = setting.checkpoint(trial.key)
                 training.fit(model, setting.task, trial.recipe, learn, setting.compute, checkpoint, label)
                 model.eval()
-            for objective in setting.objectives:
-                if objective.name not in values:
-                    values[objective.name] = _finite(objective, candidate)
+            values |= _measured(candidate, setting.objectives, values)
     except (Diverged, MemoryError, torch.OutOfMemoryError) as reason:
         error = str(reason) or "out of memory"
+    except Unsupported as reason:
+        error = f"Unsupported: {reason}"
     except RuntimeError as reason:
         # torch has no exception of its own for a CPU allocation that fails.
         if "allocate memory" not in str(reason):
@@ -96,17 +102,25 @@ def evaluate_trial(setting: Setting, trial: Trial, known: Mapping[str, float], l
         choices=dict(zip(setting.space.decisions, trial.architecture, strict=True)),
         recipe=trial.recipe,
         inherited=trial.weights is not None,
-        values={} if error else values,
+        values={} if error else {o.name: float(values[o.name]) for o in setting.objectives},
         seconds=time.perf_counter() - start,
         error=error,
+        measured={} if error else {n: v.details for n, v in values.items() if isinstance(v, Measured)},
     )
 
 
-def _finite(objective: Objective, candidate: Candidate) -> float:
-    value = float(objective.measure(candidate))
-    if not math.isfinite(value):
-        raise Diverged(f"objective {objective.name} gave {value}")
-    return value
+def _measured(
+    candidate: Candidate, objectives: Sequence[Objective], known: Mapping[str, float]
+) -> dict[str, float]:
+    """What ``objectives`` give that is not ``known`` yet; Diverged where it is not finite."""
+    found: dict[str, float] = {}
+    for objective in objectives:
+        if objective.name not in known:
+            value = objective.measure(candidate)
+            if not math.isfinite(value):
+                raise Diverged(f"objective {objective.name} gave {value}")
+            found[objective.name] = value
+    return found
 
 
 def network_file(folder: Path, key: str) -> Path:

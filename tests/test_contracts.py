@@ -1,12 +1,14 @@
 """Everything that is registered passes its contract."""
 
 import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from nasfw.contracts import Candidate, Device, Objective, SearchSpace, Unsupported
+from nasfw.contracts import Candidate, Device, SearchSpace, Unsupported
+from nasfw.objectives.cost import Latency
 from nasfw.plugins import load
 from nasfw.tasks.arrays import ArraysTask
 from nasfw.testing import (
@@ -51,6 +53,8 @@ SMALL = {
         "random": {"trials": 3},
     },
     "executor": {"processes": {"workers": 1}},
+    # Here, through a pipe instead of a secure shell.
+    "device": {"remote": {"address": "here", "command": [sys.executable, "-m", "nasfw", "device", "serve"]}},
 }
 SPECIAL = {("task", "arrays"): series}
 
@@ -116,7 +120,7 @@ class TestDashWithGrid(StrategyContract):
 class TestObjectives(ObjectiveContract):
     @pytest.fixture(params=names("objective"))
     def objective(self, request):
-        return made("objective", request.param)
+        return made("objective", request.param, device=Notebook())
 
 
 class TestToyObjective(ObjectiveContract):
@@ -133,9 +137,9 @@ class TestExecutors(ExecutorContract):
 
 @dataclass(frozen=True)
 class Notebook(Device):
-    """Counts on paper: a multiplication for every weight, and a second for each of so many of them."""
+    """Counts on paper: a multiplication for every weight, and a second and a joule for each so many."""
 
-    metrics = ("latency", "memory")
+    metrics = ("latency", "energy", "memory")
     per_second: float = 10.0
 
     @property
@@ -144,7 +148,7 @@ class Notebook(Device):
 
     def measure(self, metric: str, candidate: Candidate) -> float:
         weights = sum(p.numel() for p in candidate.model.parameters())
-        if metric == "latency":
+        if metric in ("latency", "energy"):
             return weights / self.per_second
         if metric == "memory":
             return 4.0 * weights
@@ -159,20 +163,18 @@ class TestSmallDevice(DeviceContract):
 
 class TestDevices(DeviceContract):
     @pytest.fixture(params=names("device"))
-    def device(self, request):
-        return made("device", request.param)
-
-
-@dataclass(frozen=True)
-class Latency(Objective):
-    """Seconds for one input on a device."""
-
-    device: Device
-    metric = "latency"
-    unit = "s"
-
-    def measure(self, candidate: Candidate) -> float:
-        return self.device.measure("latency", candidate)
+    def device(self, request, tmp_path):
+        if request.param == "table":
+            # The architecture that the contract's candidate has.
+            file = tmp_path / "bench.csv"
+            file.write_text("first,second,latency_ms,energy_mJ,memory_MB\n1,2,3,4,5\n")
+            return REGISTRY.make("device", {"table": {"file": str(file)}})
+        device = made("device", request.param)
+        try:
+            device.check("latency")
+        except Unsupported as reason:
+            pytest.skip(str(reason))
+        return device
 
 
 class TestObjectiveOfADevice(ObjectiveContract):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pickle
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import FrozenInstanceError, fields
 from functools import partial
@@ -305,9 +307,22 @@ class DeviceContract:
 
     def test_measures_what_it_says_in_positive_units(self, device: Device, candidate: Candidate) -> None:
         for metric in device.metrics:
+            try:
+                device.check(metric)
+            except Unsupported as reason:
+                # Not here and now, then; but it must say so in the same words when it is asked to measure.
+                with pytest.raises(Unsupported, match=re.escape(str(reason))):
+                    device.measure(metric, candidate)
+                continue
             value = device.measure(metric, candidate)
             assert math.isfinite(value)
             assert value > 0
+
+    def test_several_candidates_give_one_value_each(self, device: Device, candidate: Candidate) -> None:
+        for metric in device.metrics:
+            with contextlib.suppress(Unsupported):
+                device.check(metric)
+                assert len(device.measure_all(metric, [candidate, candidate])) == 2
 
     def test_names_a_metric_that_it_lacks(self, device: Device, candidate: Candidate) -> None:
         with pytest.raises(Unsupported, match="no-such-metric"):
