@@ -1,0 +1,1 @@
+"""Commands of the command line besides run, show and plugins; each module has a ``typer.Typer``."""
