@@ -13,13 +13,12 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from nasfw.caches import folder, written
+from nasfw.caches import recall, remember
 from nasfw.hardware.machine import processor
 from nasfw.spaces.kernels import Layout, Size
 from nasfw.spaces.race import Evaluate, Timing, race
@@ -29,7 +28,7 @@ from nasfw.values import digest
 log = logging.getLogger("nasfw")
 
 # To be raised with every change of a way's code that may change its speed: older measurements are then void.
-REVISION = 2
+REVISION = 3
 
 # On a processor the modelled times are right within a small factor, so ways beyond this one are hopeless.
 _HOPELESS = 6.0
@@ -93,7 +92,7 @@ def measured(
         return Choice(order[0], shape)
     key = _key(layout, batch, size, ways, weight) | {"variant": variant}
     name = digest(key)
-    if name not in _known and (kept := _kept(name, key, ways)) is not None:
+    if name not in _known and (kept := _kept(key, ways)) is not None:
         log.info("%s (as measured before)", kept)
         _known[name] = kept
     if name not in _known:
@@ -105,7 +104,7 @@ def measured(
         log.info("%s", _known[name])
         # Memory may be short only now, which must not decide for all time.
         if len(times) == len(order):
-            _keep(name, {"key": key, **_known[name].plain()})
+            remember("ways", key, _known[name].plain())
     return _known[name]
 
 
@@ -161,42 +160,13 @@ def _fastest(ways: Iterable[Way], times: Mapping[Way, Timing], otherwise: Way) -
     return next((w for w in ways if w in times and times[w].minimum <= limit), otherwise)
 
 
-def _kept(name: str, key: Mapping[str, Any], ways: Iterable[Way]) -> Choice | None:
+def _kept(key: Mapping[str, Any], ways: Iterable[Way]) -> Choice | None:
     """The choice in the cache; None if there is none that can be used."""
-    try:
-        content = json.loads(_file(name).read_text())
+
+    def read(content: Any) -> Choice:
         choice = Choice.read(content)
-        if content["key"] != key or choice.way not in choice.times or not choice.times.keys() <= set(ways):
+        if choice.way not in choice.times or not choice.times.keys() <= set(ways):
             raise ValueError("it belongs to something else")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, RuntimeError) as problem:
-        _unusable(problem)
-        return None
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        _warn(f"{_file(name)} is damaged and is made anew: {problem!r}")
-        return None
-    return choice
+        return choice
 
-
-def _file(name: str) -> Path:
-    return folder() / "ways" / f"{name}.json"
-
-
-def _keep(name: str, content: Mapping[str, Any]) -> None:
-    try:
-        with written(_file(name)) as stream:
-            stream.write(json.dumps(content, indent=1).encode())
-    except (OSError, RuntimeError) as problem:
-        _unusable(problem)
-
-
-def _unusable(problem: OSError | RuntimeError) -> None:
-    # The text of an OSError has a file's name in it, another one each time.
-    reason = problem.strerror if isinstance(problem, OSError) else problem
-    _warn(f"the cache cannot be used, what is fastest is measured in every run: {reason}")
-
-
-@functools.cache
-def _warn(message: str) -> None:
-    log.warning("%s", message)
+    return recall("ways", key, read)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -11,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nasfw.caches import folder, written
+from nasfw.caches import folder, warn_once, written
 from nasfw.tasks.reading import Array
 from nasfw.values import digest
-
-log = logging.getLogger("nasfw")
 
 
 def cached(name: str, parameters: Iterable[object], make: Callable[[], dict[str, Array]]) -> dict[str, Array]:
@@ -28,14 +24,14 @@ def cached(name: str, parameters: Iterable[object], make: Callable[[], dict[str,
         if path.exists() and (arrays := _read(path)) is not None:
             return arrays
     except (OSError, RuntimeError) as problem:
-        _warn(f"the cache cannot be used, data are made anew: {problem}")
+        warn_once(f"the cache cannot be used, data are made anew: {problem}")
         return make()
     arrays = make()
     try:
         with written(path) as stream:
             np.savez(stream, **arrays)  # type: ignore[arg-type]
     except OSError as problem:
-        _warn(f"the cache cannot be written, data are made anew each time: {problem.strerror}")
+        warn_once(f"the cache cannot be written, data are made anew each time: {problem.strerror}")
     return arrays
 
 
@@ -44,10 +40,5 @@ def _read(path: Path) -> dict[str, Array] | None:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
     except (ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile, NotImplementedError) as problem:
-        _warn(f"{path} is damaged and is made anew: {problem}")
+        warn_once(f"{path} is damaged and is made anew: {problem}")
         return None
-
-
-@functools.cache
-def _warn(message: str) -> None:
-    log.warning("%s", message)

@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 
+from nasfw import caches
 from nasfw.spaces import choice, race
 from nasfw.spaces.choice import Choice, Timing
 from nasfw.spaces.kernels import Convolution, Layout
@@ -26,7 +27,7 @@ def ways_folder(tmp_path, monkeypatch):
     """An empty cache, as a new process finds it."""
     monkeypatch.setenv("NASFW_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(choice, "_known", {})
-    choice._warn.cache_clear()
+    caches.warn_once.cache_clear()
     return tmp_path / "cache" / "ways"
 
 
@@ -76,13 +77,14 @@ def test_the_way_with_the_least_work_wins_and_the_file_says_so(ways_folder):
     found = measured(THREE)
     assert found.way is WEIGHTS
     (file,) = ways_folder.iterdir()
-    content = json.loads(file.read_text())
+    whole = json.loads(file.read_text())
+    content, key = whole["content"], whole["key"]
     assert content["way"] == "weights"
     assert content["times"].keys() == {"results", "weights", "matrix"}
     assert content["times"]["weights"]["minimum"] <= content["times"]["weights"]["median"]
-    assert content["key"]["batch"] == 4
-    assert content["key"]["convolution"]["inputs"] == 2
-    assert content["key"]["torch"] == torch.__version__
+    assert key["batch"] == 4
+    assert key["convolution"]["inputs"] == 2
+    assert key["torch"] == torch.__version__
 
 
 def test_what_is_known_is_not_measured_again(monkeypatch):
@@ -97,7 +99,7 @@ def test_a_given_cache_that_cannot_be_written_decides(ways_folder, monkeypatch, 
     (file,) = ways_folder.iterdir()
     content = json.loads(file.read_text())
     # Whatever the clock would say here.
-    file.write_text(json.dumps({**content, "way": "results"}))
+    file.write_text(json.dumps({**content, "content": {**content["content"], "way": "results"}}))
     file.chmod(0o444)
     ways_folder.chmod(0o555)
     new_process(monkeypatch)
@@ -157,8 +159,8 @@ def test_a_damaged_file_is_measured_anew_and_said(ways_folder, monkeypatch, capl
     content = json.loads(file.read_text())
     damaged = {
         "other": {**content, "key": {**content["key"], "batch": 99}},
-        "way": {**content, "way": "magic"},
-        "times": {**content, "times": {"weights": 3.0}},
+        "way": {**content, "content": {**content["content"], "way": "magic"}},
+        "times": {**content, "content": {**content["content"], "times": {"weights": 3.0}}},
     }
     text = json.dumps(damaged[damage]) if damage in damaged else damage
     file.write_bytes(text.encode(errors="surrogateescape"))
@@ -200,7 +202,7 @@ def test_two_processes_at_once_leave_one_whole_file(ways_folder):
     assert [process.returncode for process in both] == [0, 0]
     (file,) = ways_folder.iterdir()
     found = measured(NONE).way.value
-    assert found == json.loads(file.read_text())["way"]
+    assert found == json.loads(file.read_text())["content"]["way"]
     assert found in ways
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from nasfw import caches
 from nasfw.tasks import burgers, cache, darcy
 from nasfw.tasks.burgers import Burgers
 from nasfw.tasks.darcy import Darcy
@@ -228,7 +229,7 @@ def test_damaged_cache_is_made_anew_and_said(own_cache, caplog):
     for content in (b"", b"nonsense", whole[:700], whole[:300] + bytes(60) + whole[360:]):
         file.write_bytes(content)
         caplog.clear()
-        cache._warn.cache_clear()
+        caches.warn_once.cache_clear()
         assert replace(SMALL_DARCY).arrays.fingerprint() == first
         assert caplog.text.count("is damaged and is made anew") == 1
         assert file.read_bytes() == whole
@@ -237,7 +238,7 @@ def test_damaged_cache_is_made_anew_and_said(own_cache, caplog):
 def test_cache_that_cannot_be_written_is_said_once(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NASFW_CACHE", str(tmp_path / "file" / "cache"))
-    cache._warn.cache_clear()
+    caches.warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert replace(SMALL_DARCY).size("test") == 5
