@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "nasfw.api": ["load", "run", "show"],
+    "nasfw.choosing": ["Choice", "pick"],
     "nasfw.contracts": [
         "Candidate",
         "Device",
@@ -29,7 +30,9 @@ _PUBLIC = {
     "nasfw.tasks.dataset": ["DatasetTask"],
     "nasfw.values": [
         "Architecture",
+        "CostTable",
         "Diverged",
+        "Measured",
         "Option",
         "Recipe",
         "Record",

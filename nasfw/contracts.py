@@ -228,12 +228,17 @@ class Device(ABC):
         Preferably a ``Measured``, which has the spread of the value and how it was obtained.
         """
 
-    def measure_all(self, metric: str, candidates: Sequence[Candidate]) -> list[float]:
-        """``metric`` of each; a device may take turns between them, so that they compare better."""
+    def measure_all(
+        self, metric: str, candidates: Sequence[Candidate], rounds: int | None = None
+    ) -> list[float]:
+        """``metric`` of each; a device may take turns between them, so that they compare better.
+
+        At most ``rounds`` times each where a rough value will do, otherwise as often as the device finds fit.
+        """
         return [self.measure(metric, candidate) for candidate in candidates]
 
     def measure_onnx(self, metric: str, models: Sequence[bytes], rounds: int | None = None) -> list[float]:
-        """``metric`` of each of some serialised ONNX models, taken in turns, at most ``rounds`` times."""
+        """``metric`` of each of some serialised ONNX models, as ``measure_all`` has it of candidates."""
         raise Unsupported(f"device {self.name} measures architectures of a search space, not ONNX files")
 
     @property

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -148,8 +148,9 @@ def measure(
 ) -> Measurements:
     """The metrics of ONNX files on every device, the files in turns; by default all that can be measured.
 
-    A metric that is named must be supported by all of the devices.
+    A metric that is named must be supported by all of the devices. Those of this machine measure anew.
     """
+    devices = [(spec, _anew(device)) for spec, device in devices]
     models = [graphs.model_file(file) for file in files]
     asked = [(spec, device, m) for spec, device in devices for m in dict.fromkeys(metrics or device.metrics)]
     obstacles = [_obstacle(device, metric) for _, device, metric in asked]
@@ -167,6 +168,12 @@ def measure(
             ]
             bar.advance()
     return Measurements(done, refused)
+
+
+def _anew(device: Device) -> Device:
+    """The device without what it remembers, where that is one of its settings."""
+    known = any(f.name == "reuse" for f in fields(device))  # type: ignore[arg-type]
+    return replace(device, reuse=False) if known else device  # type: ignore[type-var]
 
 
 def _measured(value: float) -> Measured:

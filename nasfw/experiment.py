@@ -108,7 +108,8 @@ class Experiment:
 
     def _export(self, outcome: Result) -> None:
         """Write the networks of the final phase so that they work without nasfw."""
-        if outcome.phase != "final" or not any(o.trained for o in self.objectives):
+        trained = any(o.trained for o in self.objectives)
+        if not (self.settings.export and trained and outcome.phase == "final"):
             return
         # That module makes experiments of its own.
         from nasfw.shipping import export

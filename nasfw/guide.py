@@ -14,7 +14,8 @@ its parameters; `nasfw plugins` lists the plugins, `nasfw plugins NAME` the para
 What there is to set:
 
 - `task`: a plugin or a file `.npz`; `spaces`: one or a list; `strategy`: how to search
-- `objectives`: quality first, then what it is traded for; `hardware`: devices that measure objectives
+- `objectives`: quality first, then what it is traded for; by default latency, and energy where it can be measured
+- `hardware`: devices that measure latency, energy and memory: host (the default), cuda, remote, table
 - `compute`: where training runs: auto, cpu, cuda:0; `executor`: serial or processes
 - `budget.trials`, `budget.seconds`: when the search ends at the latest
 - `recipe.NAME`: how networks are trained: epochs, lr, batch_size, optimizer, weight_decay, dropout, ...
@@ -23,6 +24,7 @@ What there is to set:
 - `seed`: of everything; `folder`: of the run, by default a new one in `runs`
 - `experiment`: quick (the default without a GPU) or paper (the published constants)
 - `effort`: in quick, how long trainings last: 1 is some minutes for a small task; sets epochs and fraction
+- `export`: false if the final networks are not to be written as files that work without nasfw
 - `config`: a YAML file with any of these, below the command line
 
 The same command goes on where it stopped.

@@ -66,7 +66,8 @@ class Settings:
 
     ``final`` is None if nothing is trained again; ``objectives`` is None for the default ones; ``recipe`` has
     the fields of Recipe that differ from the task's own. ``effort`` sets the epochs by the work that they
-    are, 1 for a run of minutes on a laptop; None leaves them to the recipe.
+    are, 1 for a run of minutes on a laptop; None leaves them to the recipe. ``export`` says whether the final
+    networks are written so that they work without nasfw.
     """
 
     task: Any = field(default_factory=lambda: Spec(DEFAULTS["task"]))
@@ -84,6 +85,7 @@ class Settings:
     folder: str | None = None
     experiment: str | None = None
     effort: Annotated[float, Field(gt=0)] | None = None
+    export: bool = True
 
     def plain(self) -> dict[str, Any]:
         """The settings as JSON values; ``resolve`` makes the same settings of them.

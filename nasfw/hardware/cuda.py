@@ -71,10 +71,12 @@ class Cuda(Device):
     def measure(self, metric: str, candidate: Candidate) -> float:
         return self.measure_all(metric, [candidate])[0]
 
-    def measure_all(self, metric: str, candidates: Sequence[Candidate]) -> list[float]:
+    def measure_all(
+        self, metric: str, candidates: Sequence[Candidate], rounds: int | None = None
+    ) -> list[float]:
         self.check(metric)
         subjects = [measuring.of_candidate(c, self.runtime) for c in candidates]
-        return measuring.measure(metric, subjects, self.runtime, reuse=self.reuse)
+        return measuring.measure(metric, subjects, self.runtime, rounds, self.reuse)
 
     def measure_onnx(self, metric: str, models: Sequence[bytes], rounds: int | None = None) -> list[float]:
         self.check(metric)

@@ -97,10 +97,14 @@ def _tensor(number: int, tensor: Any) -> list[Any]:
     size = 1
     for n in tensor.dims:
         size *= n
-    known = tensor.SerializeToString(deterministic=True) if size <= _WEIGHTS_FROM and _whole(tensor) else b""
-    # The serialised tensor holds its name, which is arbitrary.
-    value = known.replace(tensor.name.encode(), b"").hex()
-    return ["tensor", number, tensor.data_type, list(tensor.dims), value]
+    value = b""
+    if size <= _WEIGHTS_FROM and _whole(tensor):
+        kept = type(tensor)()
+        kept.CopyFrom(tensor)
+        # Names are arbitrary.
+        kept.name = ""
+        value = kept.SerializeToString(deterministic=True)
+    return ["tensor", number, tensor.data_type, list(tensor.dims), value.hex()]
 
 
 def _whole(tensor: Any) -> bool:

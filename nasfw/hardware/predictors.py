@@ -24,8 +24,8 @@ log = logging.getLogger("nasfw")
 
 # Random networks that the correction is fitted to, and others that it is tested on.
 _FITTED, _TESTED = 6, 6
-# The errors of layers average out in a sum.
-_ROUNDS = 25
+# The errors of layers average out in a sum, those of networks in a fit.
+_ROUNDS, _ROUNDS_WHOLE = 20, 40
 # Starting an inference takes longer than a small layer does, so as many copies of the layer are timed at once
 # as take about so many seconds, but not more than so many.
 _SECONDS, _COPIES = 2e-4, 8
@@ -59,7 +59,8 @@ def additive(device: Device, metric: str, space: SearchSpace, task: Task, seed: 
             seconds = iter(np.array(values) / copies)
             table = [np.array([next(seconds) for _ in row]) for row in parts]
             bar.advance()
-            whole = np.array(device.measure_all(metric, [Candidate(space, task, a) for a in networks]))
+            candidates = [Candidate(space, task, a) for a in networks]
+            whole = np.array(device.measure_all(metric, candidates, _ROUNDS_WHOLE))
             bar.advance()
     sums = np.array([_sum(space, table, a) for a in networks])
     half = len(networks) // 2

@@ -101,10 +101,12 @@ class Remote(Device):
     def measure(self, metric: str, candidate: Candidate) -> float:
         return self.measure_all(metric, [candidate])[0]
 
-    def measure_all(self, metric: str, candidates: Sequence[Candidate]) -> list[float]:
+    def measure_all(
+        self, metric: str, candidates: Sequence[Candidate], rounds: int | None = None
+    ) -> list[float]:
         batch = None if self.dynamic else self.batch
         models = [to_onnx(c.model, c.task.input_shape, batch).SerializeToString() for c in candidates]
-        return self.measure_onnx(metric, models)
+        return self.measure_onnx(metric, models, rounds)
 
     def measure_onnx(self, metric: str, models: Sequence[bytes], rounds: int | None = None) -> list[float]:
         found: list[float] = []

@@ -130,7 +130,9 @@ def _by_torch(model: nn.Module, input_shape: Sequence[int], batch: int | None, r
             )
     # Whatever the exporter stumbles over, it is this network that cannot be exported.
     except Exception as problem:
-        text = " ".join(str(problem).split())[:300]
+        # What the exporter says itself is advice to its developers.
+        cause = problem.__cause__ or problem
+        text = f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
         raise Unsupported(
             f"network {type(model).__name__} cannot be written as ONNX: {reason}; torch.onnx: {text}"
         ) from problem
@@ -143,16 +145,22 @@ def _by_torch(model: nn.Module, input_shape: Sequence[int], batch: int | None, r
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep torch.onnx from telling about packages that nobody asked for."""
-    noisy = logging.getLogger("torch.onnx")
-    level = noisy.level
-    noisy.setLevel(logging.ERROR)
+    """Keep the libraries that convert from telling about packages and steps that nobody asked for."""
+    root, quiet, before = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
+    # They log through functions that print every later message if the root logger has no handler.
+    root.addHandler(quiet)
+    logging.disable(logging.WARNING)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        noisy.setLevel(level)
+        logging.disable(before)
+        root.removeHandler(quiet)
 
 
 def open_session(model: bytes, runtime: Runtime, samples: NDArray[Any] | None = None) -> Session:
@@ -267,8 +275,8 @@ def _half(model: bytes) -> bytes:
 
 def _quantised(model: bytes, inputs: dict[str, NDArray[Any]], samples: NDArray[Any] | None) -> bytes:
     """The model with 8-bit integers, by static quantisation that some inputs calibrate."""
-    import onnx
     from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     name, made_up = next(iter(inputs.items()))
     rows = made_up if samples is None else samples[:_CALIBRATION]
@@ -283,9 +291,12 @@ def _quantised(model: bytes, inputs: dict[str, NDArray[Any]], samples: NDArray[A
             return None if part is None else {**inputs, name: part.astype(made_up.dtype)}
 
     with tempfile.TemporaryDirectory() as place, _silence():
-        file = Path(place) / "model.onnx"
+        file, fused = Path(place) / "model.onnx", Path(place) / "fused.onnx"
+        file.write_bytes(model)
+        # Batch norms must be part of their convolutions first: between 8-bit operations they would stay.
+        quant_pre_process(file, fused, skip_symbolic_shape=True)
         quantization.quantize_static(
-            onnx.load_from_string(model),
+            fused,
             file,
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nasfw.contracts import Task
 from nasfw.tasks.loading import ARRAYS, Data, given_arrays, load
+from nasfw.tasks.meaning import Meaning, meaning
 from nasfw.tasks.metrics import KINDS, METRICS, SUITABLE, Kind
 from nasfw.tasks.reading import Array, Channels
 from nasfw.tasks.targets import Code
@@ -102,6 +103,12 @@ class ArraysTask(Task):
     def classes(self) -> tuple[Any, ...]:
         """The labels, in the order of the network's outputs; () for kinds without."""
         return self._data.classes
+
+    @property
+    def meaning(self) -> Meaning:
+        """How ``prepare`` makes inputs of samples, and what outputs stand for."""
+        data = self._data
+        return meaning(data.reading, data.mean, data.std, data.code, data.classes)
 
     @property
     def description(self) -> str:

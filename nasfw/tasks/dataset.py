@@ -15,6 +15,7 @@ from torch.utils.data import ConcatDataset, DataLoader
 from nasfw.contracts import Task
 from nasfw.tasks.arrays import RESOLVED, KindName, MetricName, check_choices, chunks, default_recipe
 from nasfw.tasks.kinds import class_numbers, classes_of, infer_kind, standard_form
+from nasfw.tasks.meaning import Meaning, meaning
 from nasfw.tasks.metrics import Kind
 from nasfw.tasks.reading import Array, Channels, Layout, as_array, check_finite, layout, standardised
 from nasfw.tasks.splits import split, strata
@@ -68,6 +69,12 @@ class DatasetTask(Task):
     def classes(self) -> tuple[Any, ...]:
         """The labels, in the order of the network's outputs; () for kinds without."""
         return self._facts.classes
+
+    @property
+    def meaning(self) -> Meaning:
+        """How inputs are made of the datasets' samples, and what outputs stand for."""
+        facts = self._facts
+        return meaning(facts.layout, facts.mean, facts.std, facts.code, facts.classes)
 
     @property
     def recipe(self) -> Recipe:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nasfw.contracts import Task
 from nasfw.tasks.arrays import ArraysTask
+from nasfw.tasks.meaning import Meaning
 from nasfw.values import Recipe, Split
 
 
@@ -36,6 +37,11 @@ class GeneratedTask(Task):
     def description(self) -> str:
         """What the data are, in one sentence."""
         return (inspect.getdoc(type(self)) or "").partition("\n")[0]
+
+    @property
+    def meaning(self) -> Meaning:
+        """See ``ArraysTask.meaning``."""
+        return self.arrays.meaning
 
     @property
     def recipe(self) -> Recipe:

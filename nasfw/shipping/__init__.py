@@ -1,0 +1,1 @@
+"""Networks of a run as files that work without nasfw."""
