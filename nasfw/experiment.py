@@ -87,9 +87,11 @@ class Experiment:
             if not results.done(folder):
                 try:
                     self._work(folder)
-                except UsageError:
-                    # Nothing in such a folder helps a second attempt, which will have other settings.
-                    if fresh and not Records(folder / RECORDS).select("search"):
+                except UsageError as reason:
+                    # Nothing in such a folder helps a second attempt, which will have other settings; but a
+                    # device that is gone may come back, and then a supernet that is trained already helps.
+                    comes_back = isinstance(reason, Unsupported) and any(folder.glob("*/checkpoints/*"))
+                    if fresh and not comes_back and not Records(folder / RECORDS).select("search"):
                         folders.discard(folder)
                     raise
                 outcome = results.read(folder)
@@ -104,7 +106,11 @@ class Experiment:
             passes = {label: self._search(label, folder, records) for label in self.spaces}
             chosen = self._finish(folder, records)
         if chosen and "random" in self.yardsticks:
-            self._random(folder, passes)
+            try:
+                self._random(folder, passes)
+            except UsageError as reason:
+                # What was found is worth more than what it is compared with.
+                log.warning("there is no random search to compare with: %s", reason)
 
     def _export(self, outcome: Result) -> None:
         """Write the networks of the final phase so that they work without nasfw."""

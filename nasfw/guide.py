@@ -14,7 +14,7 @@ its parameters; `nasfw plugins` lists the plugins, `nasfw plugins NAME` the para
 What there is to set:
 
 - `task`: a plugin or a file `.npz`; `spaces`: one or a list; `strategy`: how to search
-- `objectives`: quality first, then what it is traded for; by default latency, and energy where it can be measured
+- `objectives`: quality first, then what it is traded for; by default latency, and energy where possible
 - `hardware`: devices that measure latency, energy and memory: host (the default), cuda, remote, table
 - `compute`: where training runs: auto, cpu, cuda:0; `executor`: serial or processes
 - `budget.trials`, `budget.seconds`: when the search ends at the latest

@@ -70,7 +70,7 @@ def option_costs(problem: Problem, objective: Objective) -> list[Array]:
     network by network, each option alone replacing the plain backbone's choice.
     """
     space, sign = problem.space, -1.0 if objective.maximise else 1.0
-    table = _table(problem, objective)
+    table = cost_table(problem, objective)
     if table is not None:
         return [sign * np.array(row) for row in table.costs]
     total = 1 + sum(len(options) - 1 for options in space.decisions.values())
@@ -91,8 +91,8 @@ def option_costs(problem: Problem, objective: Objective) -> list[Array]:
         ]
 
 
-def _table(problem: Problem, objective: Objective) -> CostTable | None:
-    """The objective's table: the one that this search began with, or a new one."""
+def cost_table(problem: Problem, objective: Objective) -> CostTable | None:
+    """The objective's table: the one that this search began with, or a new one; None if it offers none."""
     file = problem.folder / f"costs-{digest(objective.name)}.json"
     # A search that goes on must propose what it would have proposed.
     with suppress(OSError, ValueError, KeyError, TypeError):

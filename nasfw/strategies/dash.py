@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice, product
@@ -18,6 +18,7 @@ from nasfw import mixtures, progress, supernets, training
 from nasfw.contracts import (
     Architecture,
     Candidate,
+    CostTable,
     Diverged,
     Evaluate,
     Problem,
@@ -29,11 +30,13 @@ from nasfw.contracts import (
 )
 from nasfw.pareto import spread
 from nasfw.records import as_costs, costs
-from nasfw.tradeoff import Array, option_costs, supported
+from nasfw.tradeoff import Array, cost_table, option_costs, supported
 
 log = logging.getLogger("nasfw")
 
 _CALIBRATION = 16
+# Candidates between the cheapest ones chosen by their ranks and the cheapest of all.
+_BETWEEN = 2
 # Below so many batches an epoch, a recipe of the grid is tried on this share of them.
 _TUNE_FRACTIONS = ((50, 0.2), (100, 0.1), (500, 0.05))
 
@@ -53,7 +56,8 @@ class Dash(Strategy):
     3. The ``candidates`` are, as far as they go: the preferred architecture; the plain backbone; the plain
        backbone with the one change, and with half of the changes, that the mixture prefers most over the
        backbone's own options; then of the proposals, ranked on the validation split with the supernet's
-       weights and batch statistics computed anew, those that keep the most hypervolume. The changes count
+       weights and batch statistics computed anew, those that keep the most hypervolume, and two that are
+       cheaper than these. Costs are predicted for that where the objective has a table. The changes count
        because a short training of a large mixture says more about where another option helps than about all
        layers at once.
     4. If a grid of recipes is given, the best architecture tries it with short trainings.
@@ -217,6 +221,7 @@ class Dash(Strategy):
         proposals = self.propose(problem, weights)
         if len(proposals) <= 1:
             return must
+        tables = {o.name: cost_table(problem, o) for o in problem.objectives if not o.trained}
         ranked, values = [], []
         with progress.track("ranking proposals", len(proposals)) as bar:
             for architecture in proposals:
@@ -224,13 +229,17 @@ class Dash(Strategy):
                 candidate = inherit(problem, supernet, architecture)
                 # With inherited weights a network may well overflow; its own training decides about it.
                 with suppress(Diverged):
-                    values.append({o.name: o.measure(candidate) for o in problem.objectives})
+                    values.append(_values(problem, candidate, tables))
                     ranked.append(architecture)
         evaluate.spend(len(proposals) * _ranking_passes(problem))
         table = as_costs(values, [o.reading for o in problem.objectives])
         kept = np.flatnonzero(np.isfinite(table).all(axis=1))
         order = [ranked[kept[i]] for i in spread(table[kept], self.candidates)]
-        return list(dict.fromkeys([*must, *order]))[: self.candidates]
+        chosen = list(dict.fromkeys([*must, *order]))
+        cost = next(o.reading for o in problem.objectives if not o.trained)
+        price = dict(zip(ranked, as_costs(values, [cost])[:, 0].tolist(), strict=True))
+        head = chosen[: max(len(must), self.candidates - _BETWEEN)]
+        return list(dict.fromkeys([*head, *_between(price, head), *chosen]))[: self.candidates]
 
     @property
     def _has_grid(self) -> bool:
@@ -318,6 +327,35 @@ def _ranking_passes(problem: Problem) -> float:
 def _normalised(table: Sequence[np.ndarray[tuple[int], np.dtype[np.float64]]]) -> list[np.ndarray]:
     scale = sum(float(row.max() - row.min()) for row in table) or 1.0
     return [row / scale for row in table]
+
+
+def _between(price: Mapping[Architecture, float], chosen: Sequence[Architecture]) -> list[Architecture]:
+    """Up to ``_BETWEEN`` of the priced ones, evenly from the cheapest chosen towards the cheapest of all.
+
+    Where networks are as cheap as possible, quality breaks down, and inherited weights do not show where.
+    """
+    known = [price[a] for a in chosen if a in price]
+    if not known or len(chosen) < 2:
+        return []
+    low, high = min(price.values()), min(known)
+    found: list[Architecture] = []
+    for i in range(1, _BETWEEN + 1):
+        target = high + (low - high) * i / (_BETWEEN + 1)
+        nearest = min(price, key=lambda a: abs(price[a] - target))
+        if low < price[nearest] < high and nearest not in found:
+            found.append(nearest)
+    return found
+
+
+def _values(
+    problem: Problem, candidate: Candidate, tables: Mapping[str, CostTable | None]
+) -> dict[str, float]:
+    """The candidate's objectives: predicted where there is a table, measured otherwise."""
+    chosen = mixtures.indices(problem.space.decisions, candidate.architecture)
+    return {
+        o.name: table.predict(chosen) if (table := tables.get(o.name)) is not None else o.measure(candidate)
+        for o in problem.objectives
+    }
 
 
 def _evenly(walk: Sequence[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
