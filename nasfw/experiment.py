@@ -157,6 +157,7 @@ class Experiment:
             },
             seeds=self.seeds,
             limit=self.final.limit,
+            least=self.final.least,
             final=self.settings.final is not None,
             data=self.data,
             metric=self.task.metric,
@@ -205,7 +206,7 @@ class Experiment:
         if self.settings.final is None:
             return []
         measures = [o.reading for o in self.objectives]
-        chosen = finalists(records.select("search"), measures, self.final.limit)
+        chosen = finalists(records.select("search"), measures, self.final.limit, self.final.least)
         for label, space in self.spaces.items():
             trials: list[Trial] = []
             for i, record in enumerate(chosen):

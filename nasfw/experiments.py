@@ -7,7 +7,7 @@ from typing import Any
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     # Minutes on a laptop without a GPU: trainings as long as a fixed amount of work allows.
     "quick": {
-        "settings": {"effort": 1.0, "final": {"seeds": 3, "limit": 5}},
+        "settings": {"effort": 1.0, "final": {"seeds": 3, "limit": 5, "least": 5}},
         "plugins": {
             "space": {"aggconv": {"final_width": 1}},
             "strategy": {

@@ -146,14 +146,23 @@ def front_rows(values: Sequence[Mapping[str, float]], measures: Sequence[Measure
     return sorted(kept)
 
 
-def finalists(records: Sequence[Record], measures: Sequence[Measure], limit: int) -> list[Record]:
+def finalists(
+    records: Sequence[Record], measures: Sequence[Measure], limit: int, least: int = 1
+) -> list[Record]:
     """At most ``limit`` records worth a final training; the best in the first measure comes first.
 
-    The front, with the best record of each architecture, thinned to what keeps the most hypervolume.
+    The front, with the best record of each architecture, thinned to what keeps the most hypervolume. If it
+    has fewer than ``least``, the next fronts fill up: what was measured on few samples may well be wrong.
     """
     table = costs(records, measures)
     best: dict[tuple[str, Architecture], Record] = {}
     for i in np.lexsort(table.T[::-1]).tolist():
         best.setdefault((records[i].space, records[i].architecture), records[i])
-    candidates = front(list(best.values()), measures)
-    return [candidates[i] for i in spread(costs(candidates, measures), limit)]
+    rest = list(best.values())
+    candidates = front(rest, measures)
+    chosen = [candidates[i] for i in spread(costs(candidates, measures), limit)]
+    while len(chosen) < min(least, limit) and len(candidates) < len(rest):
+        rest = [r for r in rest if r not in candidates]
+        candidates = front(rest, measures)
+        chosen += candidates[: min(least, limit) - len(chosen)]
+    return chosen

@@ -40,6 +40,7 @@ class Summary:
     data: str = ""
     metric: str = "error"
     devices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    least: int = 1
 
     def write(self, folder: Path) -> None:
         """Write the file, all of it or nothing."""
@@ -196,7 +197,7 @@ def read(folder: Path) -> Result:
     records = Records(folder / RECORDS)
     measures = summary.measures
     searched = records.select("search")
-    chosen = finalists(searched, measures, summary.limit)
+    chosen = finalists(searched, measures, summary.limit, summary.least)
     trained = networks(records.select("final"), [*searched, *chosen])
     done = [n for n in (_of(record, trained) for record in chosen) if n is not None]
     tried = [r for r in records if r.phase == "final"]

@@ -52,12 +52,14 @@ class Budget:
 class Final:
     """How the front is trained again: epochs (None: the recipe's), number of seeds, networks at most.
 
-    The best network and the yardsticks are trained with every seed, the rest of the front with the first.
+    If the front has fewer than ``least`` networks, the next best fill up. The best network and the yardsticks
+    are trained with every seed, the others with the first.
     """
 
     epochs: Positive | None = None
     seeds: Positive = 1
     limit: Positive = 8
+    least: Positive = 1
 
 
 @dataclass(frozen=True)

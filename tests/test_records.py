@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nasfw.records import Records, by_device, costs, finalists, front
-from nasfw.values import Measure, Recipe, Record, UsageError
+from nasfw.values import Measure, Measured, Recipe, Record, UsageError
 
 LOSS, SIZE = Measure("loss", trained=True), Measure("size")
 GAIN = Measure("gain", maximise=True)
@@ -43,6 +43,20 @@ recipes = st.builds(
     clip=st.none() | positive,
     seed=st.integers(0, 2**63),
 )
+names = st.text(max_size=9)
+details = st.builds(
+    lambda value, more, **given: Measured(value, **given, **more).details,
+    value=finite,
+    low=finite,
+    high=finite,
+    repetitions=st.integers(1, 10**6),
+    outliers=st.integers(0, 10**6),
+    drift=st.none() | positive,
+    clock=st.text(),
+    remark=st.text(),
+    # As joules have it: the state of the machine.
+    more=st.just({}) | st.builds(dict, conditions=st.dictionaries(names, finite | names, max_size=2)),
+)
 records = st.builds(
     Record,
     key=st.text(max_size=9),
@@ -54,6 +68,7 @@ records = st.builds(
     values=st.dictionaries(st.text(max_size=9), finite, max_size=3),
     seconds=positive,
     error=st.none() | st.text(),
+    measured=st.dictionaries(names, details, max_size=3),
 )
 
 
@@ -64,6 +79,35 @@ def test_what_was_written_is_read(tmp_path, written):
     path.unlink(missing_ok=True)
     write(path, *written)
     assert repr(list(Records(path))) == repr(written)
+
+
+def test_what_was_measured_is_read_as_such(tmp_path):
+    path = tmp_path / "r.jsonl"
+    value = Measured(2e-3, low=1e-3, high=3e-3, repetitions=7, drift=1.25, clock="a stopwatch")
+    measured = {"loss": value.details}
+    write(
+        path,
+        Record("k", "search", "s", {}, Recipe(), False, {"loss": 2e-3, "size": 4.0}, 0.0, None, measured),
+    )
+    (r,) = Records(path)
+    assert isinstance(r.value("loss"), Measured)
+    assert (r.value("loss"), r.value("loss").details) == (2e-3, value.details)
+    assert type(r.value("size")) is float
+
+
+def test_records_from_before_there_were_measurements_are_read(tmp_path):
+    """And what is only counted is written as it was then."""
+    path = tmp_path / "r.jsonl"
+    line = (
+        '{"key": "k", "phase": "search", "space": "s", "choices": {"a": 0}, "recipe": {"epochs": 20, '
+        '"batch_size": 64, "fraction": 1.0, "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, '
+        '"weight_decay": 0.0005, "schedule": "cosine", "milestones": [], "decay": 0.2, "dropout": null, '
+        '"clip": null, "seed": 0}, "inherited": false, "values": {"loss": 0.5}, "seconds": 0.0, '
+        '"error": null}'
+    )
+    path.write_text(line + "\n")
+    assert list(Records(path)) == [record()]
+    assert record().to_json() == line
 
 
 def test_appended_records_are_on_the_disk_before_closing(tmp_path):
@@ -255,3 +299,13 @@ def test_finalists_keep_the_most_hypervolume():
 
     best = max((p for p in itertools.combinations(range(6), 2) if 0 in p), key=volume)
     assert sorted(chosen) == list(best)
+
+
+def test_the_next_best_fill_up_where_the_front_is_short():
+    """Record 0 beats all; behind it come the front of the rest, then what is left."""
+    rows = table_of([(0.1, 1.0), (0.2, 9.0), (0.9, 2.0), (0.9, 9.5)])
+    assert [r.key for r in finalists(rows, [LOSS, SIZE], 4)] == ["0"]
+    assert [r.key for r in finalists(rows, [LOSS, SIZE], 4, 2)] == ["0", "1"]
+    assert [r.key for r in finalists(rows, [LOSS, SIZE], 4, 3)] == ["0", "1", "2"]
+    assert [r.key for r in finalists(rows, [LOSS, SIZE], 9, 9)] == ["0", "1", "2", "3"]
+    assert [r.key for r in finalists(rows, [LOSS, SIZE], 1, 9)] == ["0"]

@@ -56,17 +56,17 @@ def _subject(candidate: Candidate, runtime: Runtime) -> Subject:
 
 
 Pair = tuple[Subject, Subject]
-_last: list[tuple[SearchSpace, Runtime, Pair]] = []
+_last: list[tuple[SearchSpace, Task, Runtime, Pair]] = []
 
 
 def _family(space: SearchSpace, task: Task, runtime: Runtime) -> Pair:
     """The plain backbone of ``space`` and an arbitrary other network, built once for a search."""
-    if not (_last and _last[0][0] is space and _last[0][1] == runtime):
+    if not (_last and _last[0][0] is space and _last[0][1] is task and _last[0][2] == runtime):
         with torch.random.fork_rng(devices=[]):
             chosen = space.default, space.sample(np.random.default_rng(0))
             plain, other = (_subject(Candidate(space, task, a), runtime) for a in chosen)
-        _last[:] = [(space, runtime, (plain, other))]
-    return _last[0][2]
+        _last[:] = [(space, task, runtime, (plain, other))]
+    return _last[0][3]
 
 
 def of_file(model: bytes, runtime: Runtime) -> Subject:
@@ -118,11 +118,11 @@ def measure(
     device, is taken from the cache unless ``reuse`` is False. Unsupported if it cannot be measured, with the
     reason.
     """
-    canaries = _known_family(subjects, runtime) if metric == "latency" else None
     # Networks of the same graph are one.
     distinct = {s.key: (s, _key(metric, s, runtime, rounds)) for s in subjects}
     found = {name: _recall(key) if reuse else None for name, (_, key) in distinct.items()}
     missing = [distinct[name] for name, value in found.items() if value is None]
+    canaries = _known_family([s for s, _ in missing], runtime) if metric == "latency" else None
     for part in _portions(missing):
         fresh = [s for s, _ in part]
         with _alone():
@@ -165,7 +165,8 @@ def _known_family(subjects: Sequence[Subject], runtime: Runtime) -> dict[Subject
 
 
 def _key(metric: str, subject: Subject, runtime: Runtime, rounds: int | None) -> dict[str, Any]:
-    what = {"revision": REVISION, "metric": metric, "graph": subject.key, "rounds": rounds}
+    taken = rounds if metric == "latency" else None
+    what = {"revision": REVISION, "metric": metric, "graph": subject.key, "rounds": taken}
     return what | fingerprint(runtime)
 
 

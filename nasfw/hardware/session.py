@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +14,7 @@ from torch import nn
 
 from nasfw.caches import folder
 from nasfw.hardware.graphs import ITEM_TYPES, describe
+from nasfw.hardware.precision import in_precision, silence
 from nasfw.values import Unsupported, UsageError
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -117,7 +111,7 @@ def _by_torch(model: nn.Module, input_shape: Sequence[int], batch: int | None, r
     shapes = None if batch else ({0: torch.export.Dim("batch")},)
     model.eval()
     try:
-        with _silence():
+        with silence():
             program = torch.onnx.export(
                 model,
                 (x,),
@@ -143,26 +137,6 @@ def _by_torch(model: nn.Module, input_shape: Sequence[int], batch: int | None, r
     return program.model_proto
 
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep the libraries that convert from telling about packages and steps that nobody asked for."""
-    root, quiet, before = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
-    # They log through functions that print every later message if the root logger has no handler.
-    root.addHandler(quiet)
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-        root.removeHandler(quiet)
-
-
 def open_session(model: bytes, runtime: Runtime, samples: NDArray[Any] | None = None) -> Session:
     """A session for the serialised ``model``, with random inputs of the runtime's batch size.
 
@@ -172,7 +146,7 @@ def open_session(model: bytes, runtime: Runtime, samples: NDArray[Any] | None = 
     module = onnxruntime(runtime.provider)
     inputs = random_inputs(model, runtime.batch)
     if runtime.precision != "fp32":
-        model = _in_precision(model, runtime.precision, inputs, samples)
+        model = in_precision(model, runtime.precision, inputs, samples)
         inputs = random_inputs(model, runtime.batch)
     return Session(runtime, model, inference(module, model, runtime), inputs)
 
@@ -206,7 +180,9 @@ def _providers(runtime: Runtime) -> list[Any]:
     if not runtime.on_card:
         return [runtime.provider]
     stream = str(torch.cuda.current_stream(runtime.index).cuda_stream)
-    cuda = ("CUDAExecutionProvider", {"device_id": runtime.index, "user_compute_stream": stream})
+    # Products of 19 bits instead of 32 would be another precision than the one asked for.
+    settings = {"device_id": runtime.index, "user_compute_stream": stream, "use_tf32": "0"}
+    cuda = ("CUDAExecutionProvider", settings)
     if runtime.provider == "CUDAExecutionProvider":
         return [cuda]
     # An engine takes minutes to build.
@@ -248,69 +224,9 @@ def difference(session: Session, model: nn.Module, x: torch.Tensor) -> float:
     """Largest difference of the session's output from torch's, in units of the largest output."""
     name = next(iter(session.inputs))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with torch.no_grad():
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         expected = model(x.to(device)).double().cpu().numpy()
     given = x.cpu().numpy().astype(session.inputs[name].dtype)
     found = np.asarray(session.inference.run(None, {name: given})[0], np.float64)
     largest = float(np.abs(expected).max()) or 1.0
     return float(np.abs(found - expected).max()) / largest
-
-
-def _in_precision(
-    model: bytes, precision: Precision, inputs: dict[str, NDArray[Any]], samples: NDArray[Any] | None
-) -> bytes:
-    return _half(model) if precision == "fp16" else _quantised(model, inputs, samples)
-
-
-def _half(model: bytes) -> bytes:
-    """The model with half-precision arithmetic; inputs and outputs stay in single precision."""
-    import onnx
-
-    with _silence():
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-
-        half = convert_float_to_float16(onnx.load_from_string(model), keep_io_types=True)
-    return half.SerializeToString()  # type: ignore[no-any-return]
-
-
-def _quantised(model: bytes, inputs: dict[str, NDArray[Any]], samples: NDArray[Any] | None) -> bytes:
-    """The model with 8-bit integers, by static quantisation that some inputs calibrate."""
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    name, made_up = next(iter(inputs.items()))
-    rows = made_up if samples is None else samples[:_CALIBRATION]
-    batch = len(made_up)
-    parts = [np.resize(rows[i : i + batch], made_up.shape) for i in range(0, len(rows), batch)]
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        left = iter(parts)
-
-        def get_next(self) -> dict[str, NDArray[Any]] | None:
-            part = next(self.left, None)
-            return None if part is None else {**inputs, name: part.astype(made_up.dtype)}
-
-    with tempfile.TemporaryDirectory() as place, _silence():
-        file, fused = Path(place) / "model.onnx", Path(place) / "fused.onnx"
-        file.write_bytes(model)
-        # Batch norms must be part of their convolutions first: between 8-bit operations they would stay.
-        quant_pre_process(file, fused, skip_symbolic_shape=True)
-        quantization.quantize_static(
-            fused,
-            file,
-            Reader(),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            # Without these instructions, sums of products of 8 bits overflow their 16.
-            reduce_range=not _has_vnni(),
-        )
-        return file.read_bytes()
-
-
-@lru_cache
-def _has_vnni() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "vnni" in flags

@@ -330,7 +330,7 @@ def _normalised(table: Sequence[np.ndarray[tuple[int], np.dtype[np.float64]]]) -
 
 
 def _between(price: Mapping[Architecture, float], chosen: Sequence[Architecture]) -> list[Architecture]:
-    """Up to ``_BETWEEN`` of the priced ones, evenly from the cheapest chosen towards the cheapest of all.
+    """Up to ``_BETWEEN`` of the priced ones, from the cheapest chosen towards the cheapest of all.
 
     Where networks are as cheap as possible, quality breaks down, and inherited weights do not show where.
     """
@@ -340,7 +340,8 @@ def _between(price: Mapping[Architecture, float], chosen: Sequence[Architecture]
     low, high = min(price.values()), min(known)
     found: list[Architecture] = []
     for i in range(1, _BETWEEN + 1):
-        target = high + (low - high) * i / (_BETWEEN + 1)
+        # Halfway, then halfway again: quality falls late and fast.
+        target = low + (high - low) / 2**i
         nearest = min(price, key=lambda a: abs(price[a] - target))
         if low < price[nearest] < high and nearest not in found:
             found.append(nearest)
