@@ -29,6 +29,8 @@ from nasfw.values import Architecture, Measured, Unsupported, UsageError
 
 # Cards of a machine that are looked for at most.
 _CARDS = 64
+# Whoever asks for a measurement can wait for a good one.
+_ROUNDS = 200
 _RESAMPLES = 1000
 
 
@@ -161,7 +163,7 @@ def measure(
     done = []
     with progress.track("measure", len(todo)) as bar:
         for spec, device, metric in todo:
-            values = device.measure_onnx(metric, models)
+            values = device.measure_onnx(metric, models, _ROUNDS)
             done += [
                 Measurement(str(file), spec, device.name, metric, _measured(value))
                 for file, value in zip(files, values, strict=True)

@@ -25,6 +25,8 @@ log = logging.getLogger("nasfw")
 REVISION = 1
 # Networks that are open at once: so many, and so many bytes of them. The last few are kept open.
 _AT_ONCE, _BYTES, _KEPT = 128, 2**28, 4
+# Where the number of rounds is given, they may take so many seconds per network.
+_SECONDS = 1.0
 # Another process that measures is waited for so long; measuring beside it is better than not at all.
 _PATIENCE = 60.0
 
@@ -218,7 +220,7 @@ def clock(runtime: Runtime) -> protocol.Clock:
 def _latency(
     subjects: Sequence[Subject], runtime: Runtime, rounds: int | None, family: Mapping[Subject, float] | None
 ) -> list[Measured]:
-    plan = protocol.Plan() if rounds is None else protocol.Plan(most=rounds)
+    plan = protocol.Plan() if rounds is None else protocol.Plan(most=rounds, seconds=_SECONDS)
     timer = clock(runtime)
     if family is not None and len(family) == 2:
         small, large = (_session(s, runtime).bound() for s in family)
