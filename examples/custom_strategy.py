@@ -30,7 +30,9 @@ class Evolution(nasfw.Strategy):
 
 
 if __name__ == "__main__":
-    result = nasfw.run(strategy=Evolution(trials=6), effort=0.02, final={"seeds": 1})
+    # What is counted takes no measurements, and what is not exported no time.
+    counted = {"objectives": ["accuracy", "parameters"], "export": False}
+    result = nasfw.run(strategy=Evolution(trials=6), effort=0.02, final={"seeds": 1, "limit": 2}, **counted)
     print(f"{result.trials} networks trained; the front on the test split:")
     for network in result.front:
         print(f"  accuracy {network.median['accuracy']:.3f}, parameters {network.median['parameters']:.0f}")

@@ -124,7 +124,7 @@ class Experiment:
         networks = list(results.networks(records.select("final"), records.select("search")).values())
         try:
             export.export_networks(outcome, networks, self.spaces, self.task, again=False)
-        except (UsageError, RuntimeError) as reason:
+        except (UsageError, RuntimeError, OSError) as reason:
             # What was found is worth more than its packaging.
             log.warning("the networks were not exported: %s", reason)
 

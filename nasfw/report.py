@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from nasfw.supernets import Training
 
 _SHOWN = 20
+# A cost that is at most this share of the plain backbone's.
+_WORTH_SAYING = 0.95
 _YARDSTICKS = {
     "plain": "the plain backbone by the same recipe",
     "random": "random search with as many passes over the data, as the cost of a step is modelled",
@@ -338,7 +340,28 @@ def verdict(result: Result) -> str:
             parts.append(_against(result, result.plain, "the plain backbone", first))
     if result.random is not None:
         parts.append(_against(result, result.random, "equal-budget random search", first))
-    return f"The search {', and it '.join(p for p in parts if p)}." if any(parts) else ""
+    said = [f"The search {', and it '.join(p for p in parts if p)}."] if any(parts) else []
+    return " ".join([*said, *_bargains(result)])
+
+
+def _bargains(result: Result) -> Iterator[str]:
+    """For each cost, the network that saves most of it and is no worse than the plain backbone."""
+    plain, (first, *costs) = result.plain, result.summary.measures
+    if plain is None:
+        return
+    sign = 1.0 if first.maximise else -1.0
+    good = [n for n in result.front if sign * n.median[first.name] >= sign * plain.median[first.name]]
+    for measure in costs:
+        if measure.maximise or not good or plain.median[measure.name] <= 0:
+            continue
+        best = min(good, key=lambda n: n.median[measure.name])
+        share = best.median[measure.name] / plain.median[measure.name]
+        if share < _WORTH_SAYING:
+            ours, theirs = (format_value(n.median[first.name], first.unit, first.name) for n in (best, plain))
+            yield (
+                f"Network {best.name} needs {share:.2f} times the {label(measure, result)} of the plain "
+                f"backbone and is no worse ({label(first, result)} {ours} against {theirs})."
+            )
 
 
 def _against(result: Result, other: Network, name: str, measure: Measure) -> str:

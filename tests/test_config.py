@@ -16,6 +16,7 @@ from nasfw.config import Budget, Final, Settings, Spec, dumps, parse, resolve
 from nasfw.contracts import (
     Architecture,
     Candidate,
+    Device,
     Evaluate,
     Executor,
     Objective,
@@ -96,6 +97,19 @@ class Size(Objective):
 
 
 @dataclass(frozen=True)
+class Scale(Device):
+    metrics = ("weight",)
+    digits: int = 3
+
+    @property
+    def name(self) -> str:
+        return "scale"
+
+    def measure(self, metric: str, candidate: Candidate) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
 class Here(Executor):
     def run(self, jobs: Any) -> Any:
         return (job() for job in jobs)
@@ -113,6 +127,8 @@ def registry() -> Registry:
         "random": Random,
         "size": Size,
         "weight": Size,
+        "host": Scale,
+        "board": Scale,
         "serial": Here,
     }.items():
         registry.add(name, plugin)
@@ -200,7 +216,10 @@ def test_a_setting_given_twice_is_refused_unless_equal(registry):
 def test_defaults(registry):
     assert settled(registry) == Settings()
     assert Settings().spaces == (Spec("aggconv"),)
-    assert Settings().final == Final(epochs=None, seeds=1)
+    assert Settings().hardware == (Spec("host"),)
+    assert Settings().objectives is None
+    assert Settings().export is True
+    assert Settings().final == Final(epochs=None, seeds=1, limit=8, least=1)
 
 
 def test_everything_at_once(registry):
@@ -218,24 +237,30 @@ def test_everything_at_once(registry):
         "recipe.lr=0.01",
         "recipe.milestones=[3,5]",
         "final.epochs=3",
+        "final.least=2",
+        "hardware=[host,board]",
+        "hardware.board.digits=4",
         "yardsticks=plain",
         "seed=1",
         "compute=cuda:0",
         "folder=runs/1",
         "effort=2",
+        "export=false",
     )
     assert settings == Settings(
         spaces=(Spec("aggconv", {"kernel_sizes": (3, 7)}), Spec("darts", {"cells": 8})),
         strategy=Spec("dash", {"lr": 0.001}),
         objectives=(Spec("size"), Spec("weight", {"power": 2})),
+        hardware=(Spec("host"), Spec("board", {"digits": 4})),
         budget=Budget(10, 60.0),
         recipe={"lr": 0.01, "milestones": (3, 5)},
-        final=Final(epochs=3),
+        final=Final(epochs=3, least=2),
         yardsticks=("plain",),
         seed=1,
         compute="cuda:0",
         folder="runs/1",
         effort=2.0,
+        export=False,
     )
 
 
@@ -251,6 +276,29 @@ def test_final_can_be_switched_off_and_on(registry):
     assert settled(registry, "final=true").final == Final()
     assert settled(registry, "final={seeds: 5}").final == Final(seeds=5)
     assert "contradict" in refused(registry, "final=false", "final.epochs=3")
+
+
+@pytest.mark.parametrize(
+    ("argument", "devices"),
+    [
+        ("hardware=[]", ()),
+        ("hardware=board", (Spec("board"),)),
+        ("hardware=host,board", (Spec("host"), Spec("board"))),
+        ("hardware.digits=5", (Spec("host", {"digits": 5}),)),
+        ("hardware={board: {digits: 5}}", (Spec("board", {"digits": 5}),)),
+    ],
+)
+def test_what_measures_is_this_machine_unless_others_are_named(registry, argument, devices):
+    """Also none: parameters are then all that is counted."""
+    settings = settled(registry, argument)
+    assert settings.hardware == devices
+    assert resolve(settings.plain(), registry, {}) == settings
+
+
+def test_networks_are_exported_unless_that_is_switched_off(registry):
+    assert settled(registry, "export=true").export
+    assert not settled(registry, "export=false").export
+    assert resolve({"export": False}, registry, {}).plain()["export"] is False
 
 
 def test_yardsticks_may_be_none(registry):
@@ -302,12 +350,17 @@ def test_an_existing_file_is_a_task_unless_a_task_has_its_name(registry, tmp_pat
         (["seed.x=1"], ["seed has no parts"]),
         (["effort=0"], ["effort cannot be 0"]),
         (["effort=nan"], ["effort cannot be"]),
+        (["export=maybe"], ["export cannot be 'maybe'", "true or false"]),
+        (["export.x=1"], ["export has no parts"]),
+        (["hardware=[bored]"], ["no device is called 'bored'", "did you mean 'board'?"]),
+        (["hardware.digit=1"], ["host has no parameter 'digit'", "'digits'"]),
         (["compute=gpu"], ["compute cannot be 'gpu'", "cuda"]),
         (["budget.trails=3"], ["budget has no parameter 'trails'", "did you mean 'trials'?"]),
         (["budget.trials=0"], ["budget.trials cannot be 0"]),
         (["budget.trials=true"], ["budget.trials cannot be True"]),
         (["budget=10"], ["budget cannot be 10"]),
         (["final.seeds=0"], ["final.seeds cannot be 0"]),
+        (["final.least=0"], ["final.least cannot be 0"]),
         (["final=3"], ["final cannot be 3"]),
         (["recipe.lrate=1"], ["recipe has no parameter 'lrate'", "lr"]),
         (["recipe.lr=-1"], ["recipe.lr is -1"]),
@@ -454,11 +507,13 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
         "strategy": draw(st.sampled_from(["dash", {"random": {"trials": 3}}, {"dash": {"lr": 1e-5}}])),
         "spaces": draw(st.sampled_from([["aggconv"], ["darts", {"aggconv": {"kernel_sizes": [3, 9]}}]])),
         "objectives": draw(st.sampled_from([None, ["size"], [{"size": {"power": 2}}, "weight"]])),
-        "final": draw(st.sampled_from([False, True, {"seeds": 2}, {"epochs": 1}])),
+        "final": draw(st.sampled_from([False, True, {"seeds": 2}, {"epochs": 1, "least": 2}])),
         "budget": {"trials": draw(st.none() | st.integers(1, 99)), "seconds": draw(st.none() | st.just(0.5))},
         "recipe": draw(st.sampled_from([{}, {"milestones": [1, 2]}, {"clip": None, "lr": 1e-4}])),
         "seed": draw(st.integers(0, 2**40)),
         "folder": draw(st.none() | st.sampled_from(["runs/1", "1e-3", "no", "~/x", "ünï cödé: #"])),
+        "hardware": draw(st.sampled_from([[], "board", ["host", {"board": {"digits": 2}}]])),
+        "export": draw(st.booleans()),
         "compute": draw(st.sampled_from(["cpu", "cuda:1"])),
         "experiment": draw(st.sampled_from([None, "quick", "paper"])),
         "yardsticks": draw(st.sampled_from([[], ["random"], ["plain", "random"]])),

@@ -14,19 +14,23 @@ import torch
 from nasfw import engine
 from nasfw.contracts import (
     Candidate,
+    Device,
     Diverged,
     Evaluate,
     Executor,
+    Measured,
     Objective,
     Problem,
     Recipe,
     Record,
     Strategy,
     Trial,
+    Unsupported,
     UsageError,
 )
 from nasfw.engine import Budget, Evaluator, Setting, finish, search
 from nasfw.executors import Serial
+from nasfw.objectives.cost import Latency
 from nasfw.records import Records, front
 from nasfw.strategies.random import RandomSearch
 from nasfw.testing import Echo, ToySpace, ToyTask, Wrong
@@ -56,6 +60,29 @@ class Bad(Objective):
     def measure(self, candidate: Candidate) -> float:
         total = float(sum(float(a) for a in candidate.architecture))
         return total if total <= self.limit else math.nan
+
+
+@dataclass(frozen=True)
+class Board(Device):
+    """Takes longer every time, and does not answer any more when it was asked so often."""
+
+    lives: int = 10**9
+    asked: list[tuple[object, ...]] = field(default_factory=list)
+    metrics = ("latency",)
+
+    @property
+    def name(self) -> str:
+        return "board"
+
+    def measure(self, metric: str, candidate: Candidate) -> float:
+        if len(self.asked) >= self.lives:
+            raise Unsupported("board does not answer; is it switched on?")
+        self.asked.append(candidate.architecture)
+        value = float(len(self.asked))
+        return Measured(value, low=value - 0.5, high=value + 0.5, repetitions=9, clock="a stopwatch")
+
+
+GONE = "Unsupported: board does not answer; is it switched on?"
 
 
 @dataclass(frozen=True)
@@ -253,6 +280,72 @@ def test_if_every_trial_fails_the_first_reason_is_given(tmp_path):
     ):
         search(problem(tmp_path, Bad()), "toy", RandomSearch(3), records, Serial(), Budget())
     assert len(Records(tmp_path / "r.jsonl")) == 3
+
+
+@pytest.mark.parametrize("executor", [Serial(), Backwards()])
+@pytest.mark.parametrize("objectives", [(), (Wrong(),)])
+def test_a_device_that_is_gone_fails_the_trials_that_it_did_not_measure(
+    tmp_path, caplog, executor, objectives
+):
+    path = tmp_path / "r.jsonl"
+    with Records(path, write=True) as records:
+        p = problem(tmp_path, *objectives, Latency(Board(lives=4)))
+        search(p, "toy", Evaluates(tuple(grid())), records, executor, Budget())
+    found = list(Records(path))
+    assert len(found) == 9
+    assert sorted(r.values["latency@board"] for r in found if not r.error) == [1.0, 2.0, 3.0, 4.0]
+    assert [r.error for r in found if r.error] == [GONE] * 5
+    assert all(r.values == r.measured == {} for r in found if r.error)
+    assert [r.message.partition(" failed: ")[2] for r in caplog.records] == [GONE] * 5
+
+
+def test_of_an_architecture_that_was_measured_other_trainings_need_no_device(tmp_path):
+    trials = [Trial(a, replace(SHORT, seed=seed)) for seed in (0, 1) for a in ((1.0, 1.0), (2.0, 2.0))]
+    with Records(tmp_path / "r.jsonl", write=True) as records:
+        p = problem(tmp_path, Wrong(), Latency(Board(lives=1)))
+        search(p, "toy", Evaluates(tuple(trials)), records, Serial(), Budget())
+        assert [r.error for r in records] == [None, GONE, None, GONE]
+
+
+def test_a_device_that_is_gone_from_the_start_is_said_in_one_sentence(tmp_path):
+    p = problem(tmp_path, Latency(Board(lives=0)))
+    with Records(tmp_path / "r.jsonl", write=True) as records, pytest.raises(UsageError) as caught:
+        search(p, "toy", RandomSearch(3), records, Serial(), Budget())
+    assert str(caught.value) == f"no trial of the search in toy succeeded; the first one: {GONE}"
+
+
+@pytest.mark.parametrize("executor", [Serial(), Backwards()])
+def test_how_a_property_was_measured_is_copied_with_it(evaluator, tmp_path, executor):
+    """Also for a training that was under way when another one measured it, and into the file."""
+    latency = Latency(Board())
+    evaluate = evaluator(Wrong(), latency, executor=executor)
+    found = evaluate([Trial((1.0, 2.0), replace(SHORT, lr=lr)) for lr in (0.1, 0.2, 0.3, 0.4)])
+    kept = list(Records(tmp_path / "r.jsonl"))
+    first, *others = (r.value("latency@board") for r in (*found, *kept))
+    assert isinstance(first, Measured)
+    assert first.repetitions == 9
+    assert (first.low, first.high) == (first - 0.5, first + 0.5)
+    for other in others:
+        assert other == first
+        assert other.details == first.details
+    assert [r.measured for r in kept] == [r.measured for r in evaluate.records]
+    assert all("error" not in r.measured for r in kept)
+
+
+def test_a_resumed_search_copies_how_it_was_measured_before(evaluator):
+    board = Board()
+    evaluator(Wrong(), Latency(board))(grid()[:1])
+    again = evaluator(Wrong(), Latency(board))
+    before, later = again([grid()[0], Trial(grid()[0].architecture, replace(SHORT, lr=0.3))])
+    assert len(board.asked) == 1
+    assert later.measured == before.measured
+    assert later.value("latency@board").clock == "a stopwatch"
+
+
+def test_a_property_that_was_not_measured_has_no_details(evaluator):
+    found = evaluator(Wrong(), Noisy())([Trial((1.0, 2.0), replace(SHORT, lr=lr)) for lr in (0.1, 0.2)])
+    assert [r.measured for r in found] == [{}, {}]
+    assert not isinstance(found[1].value("noisy"), Measured)
 
 
 def test_a_search_without_trials_is_an_error(tmp_path):

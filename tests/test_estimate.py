@@ -18,6 +18,7 @@ def forecast(**settings):
         "spaces": ToySpace(TASK),
         "recipe": {"epochs": 3},
         "final": {"seeds": 2, "limit": 4},
+        "objectives": ["accuracy", "parameters"],
     }
     run = prepare(config.resolve({**given, **settings}, REGISTRY), REGISTRY)
     (of_space,) = estimate(run)

@@ -1,6 +1,12 @@
 """A run is composed of its parts: what is prepared, trained and compared, and in which folder."""
 
 import json
+import logging
+import shutil
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,15 +15,17 @@ import torch
 from torch import nn
 
 import nasfw
-from nasfw import config, experiment, folders, plugins
-from nasfw.contracts import Device, Objective, Unsupported
+from nasfw import config, engine, experiment, folders, plugins, results
+from nasfw.contracts import Device, Unsupported
 from nasfw.experiment import labelled, prepare, threads
+from nasfw.hardware.host import Host
+from nasfw.objectives.cost import Energy, Latency
 from nasfw.records import Records
 from nasfw.results import RANDOM, RECORDS, RESULT, SPENT
 from nasfw.strategies.random import RandomSearch
 from nasfw.testing import Echo, ToySpace, ToyTask
 from nasfw.text import loads
-from nasfw.values import UsageError
+from nasfw.values import Measured, UsageError
 
 REGISTRY = plugins.load(entry_points=False)
 TASK = ToyTask()
@@ -27,6 +35,9 @@ GIVEN = {
     "strategy": {"random": {"trials": 4}},
     "recipe": {"epochs": 2},
     "final": {"seeds": 2, "limit": 2},
+    # Neither measured nor shipped, unless that is what a test is about.
+    "objectives": ["accuracy", "parameters"],
+    "export": False,
 }
 
 
@@ -158,34 +169,63 @@ def test_a_network_of_the_wrong_shape_is_found_before_training():
 
 @dataclass(frozen=True)
 class Board(Device):
+    """Answers at once; remembers what it was asked, and is gone when it has no lives left."""
+
     label: str = "board"
     metrics = ("latency",)
+
+    def __post_init__(self):
+        # No settings, which would tell runs apart.
+        vars(self).update(lives=10**9, asked=[])
 
     @property
     def name(self):
         return self.label
 
     def measure(self, metric, candidate):
-        if metric not in self.metrics:
-            raise Unsupported(f"device {self.name} measures latency, not {metric}")
-        return 1e-3
+        self.check(metric)
+        self.asked.append(candidate.architecture)
+        if len(self.asked) > self.lives:
+            raise Unsupported(f"{self.name} does not answer; is it switched on?")
+        value = 1e-3 * (1 + sum(candidate.architecture))
+        return Measured(value, low=0.9 * value, high=1.1 * value, repetitions=9, clock="a stopwatch")
+
+
+def mortal(lives):
+    """A board that is gone after so many measurements."""
+    board = Board()
+    vars(board)["lives"] = lives
+    return board
 
 
 @dataclass(frozen=True)
-class On(Objective):
-    device: Device
-    metric = "latency"
-    unit = "s"
+class Meter(Board):
+    """Has joules as well."""
 
-    def measure(self, candidate):
-        return self.device.measure(self.metric, candidate)
+    metrics = ("latency", "energy")
+
+
+@dataclass(frozen=True)
+class Unplugged(Meter):
+    """Would have joules if its meter were plugged in."""
+
+    def check(self, metric):
+        super().check(metric)
+        if metric == "energy":
+            raise Unsupported("the meter is not plugged in; plug it in")
+
+
+@dataclass(frozen=True)
+class Scale(Board):
+    """Knows nothing but weights."""
+
+    metrics = ("weight",)
 
 
 @pytest.fixture
 def registry():
     added = plugins.load(entry_points=False)
     added.add("board", Board)
-    added.add("latency", On)
     return added
 
 
@@ -200,19 +240,267 @@ def test_an_objective_with_a_device_is_made_once_for_each(registry):
 
 
 def test_an_objective_without_its_device_asks_for_one(registry):
-    given = {**GIVEN, "objectives": ["latency"]}
+    given = {**GIVEN, "objectives": ["latency"], "hardware": []}
     with pytest.raises(UsageError, match=r"name them with hardware=\[\.\.\.\]"):
         prepare(config.resolve(given, registry), registry)
 
 
 def test_what_a_device_cannot_measure_is_found_before_training(place):
-    @dataclass(frozen=True)
-    class Joules(On):
-        metric = "energy"
-
-    with pytest.raises(UsageError, match="measures latency, not energy"):
-        prepared(objectives=[Joules(Board())])
+    for device in (Board(), Unplugged()):
+        with pytest.raises(UsageError, match=r"measures latency, not 'energy'|plug it in"):
+            prepared(objectives=[Energy(device)])
     assert list(place.iterdir()) == []
+
+
+def chosen(**settings):
+    """The names of the default objectives, and whether each is better when it is higher."""
+    run = prepared(objectives=None, **settings)
+    return [o.name for o in run.objectives]
+
+
+@pytest.mark.parametrize(
+    ("hardware", "costs"),
+    [
+        ([], ["parameters"]),
+        ([Scale()], ["parameters"]),
+        ([Board()], ["latency@board"]),
+        ([Scale("scale"), Board()], ["latency@board"]),
+        ([Unplugged()], ["latency@board"]),
+        ([Meter()], ["latency@board", "energy@board"]),
+        ([Board(), Meter("meter")], ["latency@board", "latency@meter", "energy@meter"]),
+    ],
+)
+def test_quality_is_traded_for_what_the_devices_can_measure(hardware, costs):
+    assert chosen(hardware=hardware) == ["accuracy", *costs]
+
+
+def test_the_quality_of_what_is_no_classification_is_its_error():
+    @dataclass(frozen=True)
+    class Distance(ToyTask):
+        metric = "relative_l2"
+
+    task = Distance()
+    assert chosen(task=task, spaces=ToySpace(task), hardware=[Board()]) == ["error", "latency@board"]
+
+
+def test_by_default_this_machine_measures():
+    """Energy too, where its counters can be read."""
+    pytest.importorskip("onnxruntime")
+    host = Host()
+    expected = ["accuracy", f"latency@{host.name}"]
+    with suppress(Unsupported):
+        host.check("energy")
+        expected.append(f"energy@{host.name}")
+    assert chosen() == expected
+
+
+def test_without_a_runtime_the_extra_that_brings_one_is_named(monkeypatch, place):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UsageError) as caught:
+        prepared(objectives=None)
+    assert 'pip install "nasfw[cpu]"' in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(place.iterdir()) == []
+    # What asks for no measurement needs none.
+    assert chosen(hardware=[]) == ["accuracy", "parameters"]
+
+
+def measuring(device, **settings):
+    """A run that measures latency on a device."""
+    return prepared(**{"folder": "run", "objectives": ["accuracy", Latency(device)], **settings})
+
+
+def test_what_was_measured_and_where_is_in_the_folder():
+    outcome = measuring(Board()).run()
+    summary = json.loads(Path("run/problem.json").read_text())
+    assert summary["devices"] == {"board": {"device": "board"}}
+    for record in Records(Path("run", RECORDS)):
+        value = record.value("latency@board")
+        assert isinstance(value, Measured)
+        assert record.measured.keys() == {"latency@board"}
+        assert (value.low, value.high) == (0.9 * value, 1.1 * value)
+        assert value.clock == "a stopwatch"
+    for network in (*outcome.front, outcome.plain):
+        assert network.measured["latency@board"]["repetitions"] == 9
+
+
+def test_a_resumed_run_has_the_records_of_an_undisturbed_one():
+    """All that they say but the time, wherever the records were cut off."""
+    strategy = {"dash": {"epochs": 2, "candidates": 3}}
+
+    def said(part):
+        lines = Path("run", part, RECORDS).read_text().splitlines()
+        return [{**json.loads(line), "seconds": 0.0} for line in lines]
+
+    measuring(Board(), strategy=strategy).run()
+    whole = {part: said(part) for part in (".", RANDOM)}
+    lines = Path("run", RECORDS).read_bytes().splitlines(keepends=True)
+    assert all(line["measured"] for part in whole.values() for line in part)
+    for kept in range(len(lines)):
+        Path("run", RESULT).unlink()
+        Path("run", RECORDS).write_bytes(b"".join(lines[:kept]) + lines[kept][:9])
+        measuring(Board(), strategy=strategy).run()
+        assert {part: said(part) for part in whole} == whole
+
+
+def test_counted_costs_leave_no_trace_of_measurements():
+    outcome = prepared(folder="run").run()
+    assert outcome.summary.devices == {}
+    lines = Path("run", RECORDS).read_text().splitlines()
+    assert lines
+    assert all("measured" not in json.loads(line) for line in lines)
+
+
+def test_an_architecture_is_measured_once_for_all_its_trainings():
+    """Once before the run, once in the search; in the final phase, whose networks may be larger, again."""
+    board = Board()
+    measuring(board).run()
+    assert board.asked[0] == ToySpace(TASK).default
+    for count in Counter(board.asked[1:]).values():
+        assert count <= 2
+
+
+# The check before a run takes one of the lives of a board.
+@pytest.mark.parametrize("lives", [2, 3])
+def test_a_device_that_is_gone_ends_no_search(caplog, lives):
+    """Four networks are searched; of those that were not measured it is said why."""
+    board = mortal(1 + lives)
+    with caplog.at_level(logging.WARNING):
+        outcome = measuring(board, final=False).run()
+    records = list(Records(Path("run", RECORDS)))
+    assert [r.error for r in records[:lives]] == [None] * lives
+    reason = "Unsupported: board does not answer; is it switched on?"
+    assert [r.error for r in records[lives:]] == [reason] * (4 - lives)
+    assert sum(reason in r.message for r in caplog.records) == 4 - lives
+    assert (outcome.trials, outcome.failed) == (4, 4 - lives)
+    assert f"({4 - lives} failed)" in str(outcome)
+    assert {n.architecture for n in outcome.front} <= {r.architecture for r in records[:lives]}
+    assert outcome.done
+
+
+def test_a_device_that_is_gone_after_the_search_leaves_what_was_found(caplog):
+    outcome = measuring(mortal(1 + 4)).run()
+    assert outcome.phase == "search"
+    assert outcome.pick is not None
+    assert outcome.front
+    assert outcome.failed == len(finals("run")) >= 2
+    assert "does not answer; is it switched on?" in caplog.text
+    assert "validation split" in str(outcome)
+
+
+def test_a_device_that_is_gone_from_the_start_is_said_in_one_sentence(place):
+    with pytest.raises(UsageError) as caught:
+        measuring(mortal(1)).run()
+    message = "no trial of the search in toyspace succeeded; the first one: Unsupported: board does not"
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+    assert list(place.iterdir()) == []
+
+
+def test_a_device_that_is_gone_before_random_search_costs_that_yardstick_only(caplog):
+    """What was searched and trained until then is worth more than what it is compared with."""
+    tested = Board()
+    strategy = {"dash": {"epochs": 2, "candidates": 3}}
+    measuring(tested, strategy=strategy, yardsticks=["plain"], folder="tested").run()
+    outcome = measuring(mortal(len(tested.asked)), strategy=strategy).run()
+    assert outcome.done
+    assert outcome.phase == "final"
+    assert outcome.random is None
+    assert "no trial of the search in toyspace succeeded" in caplog.text
+
+
+def test_a_supernet_waits_for_a_device_that_comes_back(monkeypatch):
+    """Ranking needs the device; what was trained until then does not go with it."""
+    strategy = {"dash": {"epochs": 2, "candidates": 9}}
+    with pytest.raises(Unsupported, match="does not answer; is it switched on"):
+        measuring(mortal(1), strategy=strategy).run()
+    assert Path("run/toyspace/checkpoints/supernet.pt").exists()
+    assert not Path("run", RESULT).exists()
+    trained = []
+    spend = engine.Evaluator.spend
+    monkeypatch.setattr(
+        engine.Evaluator, "spend", lambda self, passes: trained.append(passes) or spend(self, passes)
+    )
+    assert measuring(Board(), strategy=strategy).run().done
+    # Both epochs at once: they are those from before.
+    assert trained[0] == 2.0
+
+
+def test_another_device_does_not_go_on_with_a_run(place):
+    """Two numbers of one name must have been measured by one thing."""
+    given = {**GIVEN, "hardware": ["board"], "objectives": None}
+
+    def on(label, **settings):
+        # As on another machine: the same setting, and a processor of another name.
+        @dataclass(frozen=True)
+        class Elsewhere(Board):
+            @property
+            def name(self):
+                return label
+
+        here = plugins.load(entry_points=False)
+        here.add("board", Elsewhere)
+        return prepare(config.resolve({**given, **settings}, here), here)
+
+    on("one").run()
+    on("one", folder="run").run()
+    assert on("one", folder="run").run().done
+    with pytest.raises(UsageError) as caught:
+        on("other", folder="run")
+    said = str(caught.value)
+    assert "folder=run holds another run (it measured accuracy, latency@one, this machine accuracy" in said
+    assert "latency@other" in said
+    assert "\n" not in said
+    (folder,) = (p for p in (place / "runs").iterdir() if not p.is_symlink())
+    (folder / RESULT).unlink()
+    assert on("other").place().resolve() != folder
+    assert on("one").place().resolve() == folder
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """The folder of a run that exports what it found."""
+    folder = tmp_path_factory.mktemp("shipped") / "run"
+    prepared(folder=folder, export=True, yardsticks=["plain"], final={"seeds": 1, "limit": 2}).run()
+    return folder
+
+
+def test_the_networks_that_were_trained_are_exported(shipped):
+    trained = {r.architecture for r in finals(shipped)}
+    made = [p for p in (shipped / "export").iterdir() if (p / "card.md").exists()]
+    assert len(made) == len(trained) >= 2
+    assert {n.name for n in results.read(shipped).front} <= {p.name for p in made}
+
+
+def test_what_was_exported_is_not_exported_again(shipped, tmp_path):
+    folder = shutil.copytree(shipped, tmp_path / "copy")
+    files = {p: p.stat().st_mtime_ns for p in folder.rglob("export/*/*")}
+    (folder / RESULT).unlink()
+    settings = {"export": True, "yardsticks": ["plain"], "final": {"seeds": 1, "limit": 2}}
+    start = time.perf_counter()
+    prepared(folder=folder, **settings).run()
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("export/*/*")} == files
+    assert time.perf_counter() - start < 3
+
+
+def test_nothing_is_exported_where_that_is_switched_off_or_nothing_was_trained():
+    prepared(folder="off").run()
+    prepared(folder="search", export=True, final=False).run()
+    prepared(folder="untrained", export=True, objectives=[Echo()], strategy=RandomSearch(3)).run()
+    assert not list(Path().rglob("export"))
+
+
+@pytest.mark.parametrize("failure", [UsageError, RuntimeError, Unsupported])
+def test_an_export_that_fails_is_a_warning(monkeypatch, caplog, failure):
+    def fail(*_, **__):
+        raise failure("the printer is out of paper")
+
+    monkeypatch.setattr("nasfw.shipping.export.export_networks", fail)
+    outcome = prepared(folder="run", export=True).run()
+    assert outcome.done
+    assert results.done(Path("run"))
+    (warning,) = [r.message for r in caplog.records]
+    assert warning == "the networks were not exported: the printer is out of paper"
 
 
 def test_the_folder_tells_how_it_was_made():
@@ -252,6 +540,7 @@ def test_the_papers_preset_runs(tmp_path):
         experiment="paper",
         recipe={"epochs": 1},
         strategy={"dash": {**short, "momenta": [], "candidates": 2}},
+        objectives=["accuracy", "parameters"],
         final=False,
         folder=tmp_path / "run",
     )

@@ -283,6 +283,42 @@ def test_finalists_hold_the_best_record_of_an_architecture_only():
     assert {r.key for r in finalists(rows, measures, 5)} == {"slow", "small"}
 
 
+LAYERS_OF_FRONTS = [(1.0, 5.0), (5.0, 1.0), (2.0, 6.0), (6.0, 2.0), (3.0, 7.0), (7.0, 7.5)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "least", "expected"),
+    [
+        (8, 1, "01"),
+        (8, 2, "01"),
+        (8, 3, "012"),
+        (8, 4, "0123"),
+        (8, 5, "01234"),
+        (8, 99, "012345"),
+        (3, 99, "012"),
+        (1, 99, "0"),
+    ],
+)
+def test_a_short_front_is_filled_up_with_the_next_ones(limit, least, expected):
+    """The first two are the front, the next two that of the others, and so on."""
+    rows = table_of(LAYERS_OF_FRONTS)
+    chosen = [r.key for r in finalists(rows, [LOSS, SIZE], limit, least)]
+    assert chosen[0] == "0"
+    assert sorted(chosen) == list(expected)
+
+
+def test_a_front_that_is_long_enough_is_not_filled_up():
+    rows = table_of([(float(i), float(-i)) for i in range(6)] + [(9.0, 9.0)])
+    assert len(finalists(rows, [LOSS, SIZE], 4, 4)) == 4
+    assert "6" not in {r.key for r in finalists(rows, [LOSS, SIZE], 6, 6)}
+    assert finalists([], [LOSS, SIZE], 4, 4) == []
+
+
+def test_no_architecture_fills_up_twice():
+    rows = [record("a", 1, loss=0.1, size=5.0), record("b", 1, loss=0.2, size=6.0)]
+    assert [r.key for r in finalists(rows, [LOSS, SIZE], 5, 5)] == ["a"]
+
+
 def test_finalists_keep_the_most_hypervolume():
     """Greedy choice on six points against all pairs that hold the best first point."""
     rng = np.random.default_rng(3)

@@ -11,7 +11,7 @@ from nasfw.display import format_value
 from nasfw.estimate import Estimate
 from nasfw.results import Network, Result, Summary
 from nasfw.supernets import Training
-from nasfw.values import Measure, Recipe, UsageError
+from nasfw.values import CostTable, Measure, Measured, Recipe, UsageError
 
 ACCURACY = Measure("accuracy", maximise=True, trained=True)
 ERROR = Measure("error", trained=True)
@@ -139,6 +139,122 @@ def test_a_pick_off_the_front_is_shown_below_it():
 def test_an_empty_run_is_shown():
     empty = result(None, front=[], phase="search", hypervolume=0.0)
     assert "validation split" in printed(report.outcome(empty))
+
+
+HOST = {
+    "device": "a cpu",
+    "cores": 2,
+    "runtime": "onnxruntime 1.2.3",
+    "provider": "CPUExecutionProvider",
+    "threads": 1,
+    "batch": 1,
+    "precision": "fp32",
+}
+LATENCY = Measure("latency@a cpu", "s", device="a cpu")
+ENERGY = Measure("energy@a cpu", "J", device="a cpu")
+
+
+def timed(name, *accuracies, seconds=2e-3, low=1.8e-3, high=2.5e-3, **details):
+    """A network whose latency was measured once for all its seeds."""
+    given = {"repetitions": 9, "drift": 1.25, "clock": "a stopwatch", **details}
+    value = Measured(seconds, low=low, high=high, **given)
+    content = {"accuracy": accuracies, LATENCY.name: (seconds,) * len(accuracies)}
+    seeds = tuple(range(len(accuracies)))
+    keys = tuple(map(str, seeds))
+    return Network("s", {"conv": name}, Recipe(), keys, seeds, content, None, {LATENCY.name: value.details})
+
+
+def timings(pick, *others, measures=(ACCURACY, LATENCY), devices=None, **more):
+    """The outcome of a run that measured latencies."""
+    devices = {"a cpu": HOST} if devices is None else devices
+    defaults = {"s": {"conv": "p"}}
+    summary = Summary("waves", "dash", "a cpu", measures, defaults, (0,), 4, True, devices=devices)
+    given = {"summary": summary, "front": [pick, *others], "reference": [0.5, 1e-2], **more}
+    return printed(report.outcome(result(pick, **given)))
+
+
+def test_measured_values_are_shown_with_their_interval():
+    """Of counted ones and of a single seed there is none."""
+    text = timings(timed("a", 0.9, 0.92, 0.95), timed("b", 0.8, seconds=1e-3, low=1e-3, high=1e-3))
+    assert "2.000 (1.800 to 2.500) ms" in text
+    assert "92.00 (90.00 to 95.00) %" in text
+    assert "1.000 ms" in text
+    assert "(1.000 to" not in text
+
+
+def test_the_device_is_told_below_the_table_and_not_in_it():
+    text = " ".join(timings(timed("a", 0.9), timed("b", 0.8, drift=1.0)).split())
+    assert (
+        "Latency on a cpu: ONNX Runtime 1.2.3, CPU, 1 thread, batch 1, fp32; a stopwatch, corrected for a "
+        "drift of 1.00 to 1.25."
+    ) in text
+    assert "latency@" not in text
+    assert "unsure" not in text
+
+
+def test_with_two_devices_every_column_has_its_own():
+    board = Measure("latency@board", "s", device="board")
+    one = timed("a", 0.9)
+    one = replace(one, values={**one.values, board.name: (0.5,)})
+    devices = {"a cpu": HOST, "board": {"device": "board", "firmware": 7}}
+    text = timings(one, measures=(ACCURACY, LATENCY, board), devices=devices, reference=[0.5, 1e-2, 1.0])
+    text = " ".join(text.split())
+    assert "latency@board" in text
+    assert "Latency on board: device board, firmware 7." in text
+    assert "Latency on a cpu: ONNX Runtime" in text
+
+
+def test_all_that_one_device_measured_is_told_at_once():
+    one = timed("a", 0.9)
+    values, details = {**one.values, ENERGY.name: (0.5,)}, {"clock": "a meter", "low": 0.4, "high": 0.6}
+    one = replace(one, values=values, measured={**one.measured, ENERGY.name: details})
+    text = timings(one, measures=(ACCURACY, LATENCY, ENERGY), reference=[0.5, 1e-2, 1.0])
+    assert "Latency and energy on a cpu: ONNX Runtime 1.2.3" in text
+    assert "a stopwatch, a meter, corrected for a drift of 1.25 to 1.25" in " ".join(text.split())
+
+
+def test_values_that_are_unsure_are_counted():
+    shaky = timed("b", 0.8, remark="unsure: reference networks took 2.00 times their time, 3 times")
+    assert "of 3 values are unsure." in (text := " ".join(timings(timed("a", 0.9), shaky).split()))
+    assert "1 of 3" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "ONNX Runtime 1.2.3, CPU, 1 thread, batch 1, fp32"),
+        (
+            {"threads": 4, "batch": 8, "precision": "int8"},
+            "ONNX Runtime 1.2.3, CPU, 4 threads, batch 8, int8",
+        ),
+        ({"provider": "CUDAExecutionProvider"}, "ONNX Runtime 1.2.3, CUDA, batch 1, fp32"),
+    ],
+)
+def test_a_runtime_in_words(changes, said):
+    assert report.runtime({**HOST, **changes}) == said
+
+
+def test_a_device_of_another_kind_in_words():
+    assert report.runtime({"device": "board", "firmware": 7}) == "device board, firmware 7"
+
+
+def test_tables_are_told_with_their_quality():
+    table = CostTable(((1.0,),), 0.0, 0.875, 0.021, 6, 80, 4.5)
+    text = " ".join(timings(timed("a", 0.9), tables={f"s: {LATENCY.name}": table}).split())
+    assert (
+        "Proposals for s: latency by a sum over layers: 80 measured in 4.500 s; on 6 networks measured whole "
+        "it was 2.1 % off, rank correlation 0.88."
+    ) in text
+
+
+def test_exports_are_told_where_there_are_any(tmp_path):
+    assert "exported" not in timings(timed("a", 0.9), folder=tmp_path)
+    for name, file in (("a", "card.md"), ("b", "card.md"), (".writing-c", "model.py")):
+        (tmp_path / "export" / name).mkdir(parents=True)
+        (tmp_path / "export" / name / file).touch()
+    text = timings(timed("a", 0.9), folder=tmp_path)
+    assert "2 networks exported and verified in" in text
+    assert "model.py, weights.safetensors, model.onnx, card.md" in " ".join(text.split())
 
 
 LAYERS = {

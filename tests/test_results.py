@@ -9,7 +9,7 @@ from nasfw import results
 from nasfw.records import Records
 from nasfw.results import RANDOM, RECORDS, RESULT, SPENT, SUMMARY, Summary, read
 from nasfw.supernets import FILE, Training
-from nasfw.values import Measure, Recipe, Record, UsageError
+from nasfw.values import CostTable, Measure, Measured, Recipe, Record, UsageError, digest
 
 MEASURES = (Measure("accuracy", maximise=True, trained=True), Measure("size", "B"))
 PLAIN = {"conv": "plain"}
@@ -29,6 +29,7 @@ def final(name, accuracy, size, seed=0, recipe=LONG, error=None):
 
 
 def folder_of(path, *records, random=()):
+    path.mkdir(exist_ok=True)
     SUMMARY_OF_RUN.write(path)
     for place, content in ((path, records), (path / RANDOM, random)):
         place.mkdir(exist_ok=True)
@@ -45,6 +46,22 @@ def test_the_summary_is_read_as_written(tmp_path):
     SUMMARY_OF_RUN.write(tmp_path)
     assert Summary.read(tmp_path) == SUMMARY_OF_RUN
     assert [p.name for p in tmp_path.iterdir()] == [SUMMARY]
+
+
+def test_devices_are_kept_with_what_they_depend_on(tmp_path):
+    devices = {"Board 3": {"device": "Board 3", "threads": 2, "cards": ["a", None]}}
+    summary = replace(SUMMARY_OF_RUN, devices=devices)
+    summary.write(tmp_path)
+    assert Summary.read(tmp_path) == summary
+    assert read(tmp_path).plain_data()["devices"] == devices
+
+
+def test_summaries_from_before_there_were_devices_are_read(tmp_path):
+    SUMMARY_OF_RUN.write(tmp_path)
+    content = json.loads((tmp_path / SUMMARY).read_text())
+    del content["devices"], content["least"]
+    (tmp_path / SUMMARY).write_text(json.dumps(content))
+    assert Summary.read(tmp_path) == SUMMARY_OF_RUN
 
 
 def test_a_folder_without_a_run_is_said_to_be_one(tmp_path):
@@ -120,6 +137,20 @@ def test_a_final_training_that_fails_does_not_hide_the_others(tmp_path):
     assert [n.choices["conv"] for n in outcome.front] == ["small"]
     assert outcome.pick.choices["conv"] == "small"
     assert outcome.failed == 3
+
+
+def test_what_fills_up_a_short_front_is_awaited_and_may_surprise(tmp_path):
+    """The third is behind on the validation split, and the best on the test split."""
+    folder = folder_of(tmp_path, *FOUND, *trained())
+    replace(SUMMARY_OF_RUN, least=3).write(folder)
+    assert read(folder).phase == "search"
+    with Records(folder / RECORDS, write=True) as store:
+        store.append(final("bad", 0.99, 10.0))
+    outcome = read(folder)
+    assert outcome.phase == "final"
+    assert [n.choices["conv"] for n in outcome.front] == ["bad"]
+    # What was chosen on the validation split stays the pick.
+    assert outcome.pick.choices["conv"] == "good"
 
 
 def test_a_seed_that_fails_is_left_out_of_its_network(tmp_path):
@@ -261,4 +292,70 @@ def test_figures_of_a_supernet_make_no_other_outcome(tmp_path):
     (tmp_path / RESULT).write_text(json.dumps(written))
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / FILE).write_text(json.dumps(asdict(TRAINING)))
+    assert results.done(tmp_path)
+
+
+VALUE = Measured(20.0, low=19.0, high=23.0, repetitions=9, drift=1.1, clock="a stopwatch")
+
+
+def measured(record, **sizes):
+    """The record, whose size was measured."""
+    return replace(record, measured={"size": {**VALUE.details, **sizes}})
+
+
+def test_how_a_network_was_measured_goes_with_it(tmp_path):
+    """As in the search if there is no other training, else as in the final phase, whose networks differ."""
+    before = [measured(r, low=1.0) for r in FOUND]
+    outcome = read(folder_of(tmp_path / "a", *before))
+    assert [n.measured["size"]["low"] for n in outcome.front] == [1.0, 1.0]
+    outcome = read(folder_of(tmp_path / "b", *before, *map(measured, trained())))
+    assert outcome.phase == "final"
+    for network in (*outcome.front, outcome.plain):
+        assert network.measured == {"size": VALUE.details}
+    data = json.loads(json.dumps(outcome.plain_data(), allow_nan=False))
+    assert data["pick"]["measured"]["size"] == VALUE.details
+
+
+def test_what_was_counted_has_no_details(tmp_path):
+    outcome = read(folder_of(tmp_path, *FOUND, *trained()))
+    assert all(n.measured == {} for n in (*outcome.front, outcome.plain))
+    assert outcome.plain_data()["pick"]["measured"] == {}
+
+
+COSTS = CostTable(((1.0, 2.0), (0.5,)), 3.0, 0.9, 0.02, 6, 12, 4.5)
+
+
+def kept(folder, objective, content=None):
+    """A lookup table as a search keeps it."""
+    (folder / "s").mkdir(exist_ok=True)
+    content = {"objective": objective, "table": asdict(COSTS)} if content is None else content
+    (folder / "s" / f"costs-{digest(objective)}.json").write_text(json.dumps(content))
+
+
+def test_tables_that_costs_were_predicted_with_are_read_where_there_are_any(tmp_path):
+    outcome = read(folder_of(tmp_path, *FOUND))
+    assert outcome.tables == {}
+    for objective in ("latency@a", "energy@a"):
+        kept(tmp_path, objective)
+    outcome = read(tmp_path)
+    assert outcome.tables == {"s: latency@a": COSTS, "s: energy@a": COSTS}
+    data = json.loads(json.dumps(outcome.plain_data(), allow_nan=False))
+    assert CostTable.read(data["tables"]["s: latency@a"]) == COSTS
+
+
+@pytest.mark.parametrize(
+    "content", [[], {}, 3, {"objective": "a"}, {"objective": "a", "table": {"costs": 1}}]
+)
+def test_a_damaged_table_is_no_table(tmp_path, content):
+    folder_of(tmp_path, *FOUND)
+    kept(tmp_path, "a", content)
+    assert read(tmp_path).tables == {}
+
+
+def test_tables_make_no_other_outcome(tmp_path):
+    """They follow from no record, so a finished run stays so without them."""
+    folder_of(tmp_path, *FOUND, *trained())
+    kept(tmp_path, "latency@a")
+    (tmp_path / RESULT).write_text(json.dumps(read(tmp_path).plain_data()))
+    next((tmp_path / "s").glob("costs-*.json")).unlink()
     assert results.done(tmp_path)

@@ -72,6 +72,7 @@ def test_a_run_uses_all_of_them(site, tmp_path):
         "hardware=[abacus]",
         "recipe.epochs=1",
         "final.seeds=1",
+        "export=false",
         "folder=run",
     )
     assert "duration@abacus" in said

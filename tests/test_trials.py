@@ -11,7 +11,19 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from nasfw.contracts import Architecture, Candidate, Diverged, Objective, Option, Recipe, SearchSpace, Trial
+from nasfw.contracts import (
+    Architecture,
+    Candidate,
+    Diverged,
+    Measured,
+    Objective,
+    Option,
+    Recipe,
+    SearchSpace,
+    Trial,
+    Unsupported,
+    UsageError,
+)
 from nasfw.testing import Echo, ToySpace, ToyTask, Wrong
 from nasfw.trials import Setting, evaluate_trial, network_file, seeded
 
@@ -196,6 +208,72 @@ def test_known_values_are_not_measured_again(tmp_path):
     assert r.values == {"raises": 7.0, "echo": 3.0}
 
 
+def test_known_values_keep_how_they_were_measured(tmp_path):
+    value = Measured(7.0, low=6.0, high=9.0, repetitions=5, clock="a stopwatch")
+    r = evaluate_trial(setting(tmp_path, Raises(), Echo()), trial(), {"raises": value}, "")
+    assert r.values == {"raises": 7.0, "echo": 3.0}
+    assert type(r.values["raises"]) is float
+    assert r.measured == {"raises": value.details}
+    assert r.value("raises").details == value.details
+
+
+@dataclass(frozen=True)
+class Untrainable(ToyTask):
+    def loss(self, output, target):
+        raise AssertionError("it is trained")
+
+
+@pytest.mark.parametrize("value", [Raises(Unsupported, "the board is off"), Constant(math.inf)])
+def test_what_cannot_be_measured_is_noticed_before_a_training(tmp_path, value):
+    s = replace(setting(tmp_path, Wrong(), value), task=Untrainable())
+    assert evaluate_trial(s, trial(), {}, "").error is not None
+    with pytest.raises(AssertionError, match="it is trained"):
+        evaluate_trial(replace(s, objectives=(Wrong(), Constant())), trial(), {}, "")
+
+
+@dataclass(frozen=True)
+class Gambles(Objective):
+    """Draws random numbers, as a device may for the inputs of the network."""
+
+    metric = "gambles"
+
+    def measure(self, candidate: Candidate) -> float:
+        return float(torch.rand(100).sum())
+
+
+def test_a_measurement_does_not_change_the_training(tmp_path):
+    """Whether it took place or was known from before: what is resumed must not differ."""
+    values = [
+        evaluate_trial(setting(tmp_path / name, Wrong(), *more, phase="final"), trial(epochs=3), known, "")
+        for name, more, known in (
+            ("a", (), {}),
+            ("b", (Gambles(),), {}),
+            ("c", (Gambles(),), {"gambles": 1.0}),
+        )
+    ]
+    assert len({r.values["error"] for r in values}) == 1
+    one, *others = (load_file(network_file(tmp_path / n, r.key)) for n, r in zip("abc", values, strict=True))
+    assert all(torch.equal(one[name], other[name]) for other in others for name in one)
+
+
+@dataclass(frozen=True)
+class Weights(Objective):
+    """The sum of the weights, before or after they were trained."""
+
+    metric = "weights"
+
+    def measure(self, candidate: Candidate) -> float:
+        return float(sum(p.detach().abs().sum() for p in candidate.model.parameters()))
+
+
+def test_a_trial_measures_its_own_network(tmp_path):
+    """A candidate builds one network, which is measured untrained, then trained and judged."""
+    r = evaluate_trial(setting(tmp_path, Wrong(), Weights()), trial(), {}, "")
+    with seeded(0):
+        untrained = ToySpace(ToyTask()).build((1.0, 2.0))
+    assert r.values["weights"] == float(sum(p.detach().abs().sum() for p in untrained.parameters()))
+
+
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
@@ -204,13 +282,14 @@ def test_known_values_are_not_measured_again(tmp_path):
         (Raises(torch.OutOfMemoryError, "CUDA out of memory"), "CUDA out of memory"),
         (Raises(RuntimeError, "[enforce fail] can't allocate memory"), "out of memory: .*allocate memory"),
         (Raises(Diverged, "loss was nan"), "loss was nan"),
+        (Raises(Unsupported, "the board is off"), "^Unsupported: the board is off$"),
         (Constant(math.nan), "constant gave nan"),
         (Constant(math.inf), "constant gave inf"),
     ],
 )
-def test_memory_and_divergence_make_a_failed_record(tmp_path, objective, message):
+def test_memory_and_divergence_and_a_missing_device_make_a_failed_record(tmp_path, objective, message):
     r = evaluate_trial(setting(tmp_path, Echo(), objective), trial(), {}, "")
-    assert r.values == {}
+    assert r.values == r.measured == {}
     assert r.error is not None
     assert re.search(message, r.error)
 
@@ -236,7 +315,7 @@ def test_a_training_that_diverges_is_a_failed_record(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "failure", [RuntimeError, ValueError, KeyError, ZeroDivisionError, KeyboardInterrupt]
+    "failure", [RuntimeError, ValueError, KeyError, ZeroDivisionError, KeyboardInterrupt, UsageError]
 )
 def test_any_other_error_surfaces(tmp_path, failure):
     with pytest.raises(failure, match="a bug"):

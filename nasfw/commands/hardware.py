@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -169,7 +170,7 @@ def measure(
     """Measure ONNX files: latency, memory and, where it can be measured, energy of one inference.
 
     Several files are taken in turns. Settings are `hardware`, by default host, written as for `nasfw run`,
-    and `metrics`, a list; `hardware.reuse=false` measures anew what was measured before.
+    and `metrics`, a list. Everything is measured anew.
     """
     log_to_stderr()
     from nasfw import config, plugins
@@ -225,28 +226,28 @@ def _measurements(done: Sequence[Measurement], units: Mapping[str, str]) -> Iter
         own = [d for d in done if d.spec == spec]
         for metric, group in groupby(own, key=lambda d: d.metric):
             part = list(group)
-            yield text_table([_row(d, units[metric], _short(part)) for d in part])
+            yield text_table([_row(d, units[metric], _short(part), _base(part)) for d in part])
             clocks = dict.fromkeys(d.value.clock for d in part if d.value.clock)
             if clocks:
-                yield Text(f"Clock: {', '.join(clocks)}.")
+                yield Text(f"Measured by: {', '.join(clocks)}.")
             for d in part:
                 if d.value.remark:
-                    yield Text(f"{Path(d.file).name}: {d.value.remark}")
+                    yield Text(f"{d.file}: {d.value.remark}")
             yield Text()
     if any(d.value.drift is not None for d in done):
         yield Text("Drift: how much slower the device was than it can be; the values are corrected for it.")
 
 
-def _row(measured: Measurement, unit: str, least: int) -> dict[str, str]:
+def _row(measured: Measurement, unit: str, least: int, base: Path | None) -> dict[str, str]:
     from nasfw.display import format_value
 
-    value = measured.value
+    value, file = measured.value, Path(measured.file)
     middle, low, high = (format_value(v, unit) for v in (value, value.low, value.high))
     # One unit is enough.
     if len({text.partition(" ")[2] for text in (middle, low, high)}) == 1:
         low, high = low.partition(" ")[0], high.partition(" ")[0]
     row = {
-        "file": _shortened(Path(measured.file).name),
+        "file": _shortened(file.name if base is None else str(file.relative_to(base))),
         measured.metric: middle,
         "95 % interval" if least >= _LEAST else "range": f"{low} to {high}",
         "runs": str(value.repetitions),
@@ -262,6 +263,14 @@ _LEAST = 6
 
 def _short(part: Iterable[Measurement]) -> int:
     return min(m.value.repetitions for m in part)
+
+
+def _base(part: Sequence[Measurement]) -> Path | None:
+    """The folder that all files are in, where their names alone do not tell them apart."""
+    files = [Path(d.file) for d in part]
+    if len({f.name for f in files}) == len(files):
+        return None
+    return Path(os.path.commonpath([f.parent for f in files]))
 
 
 def _shortened(name: str) -> str:

@@ -43,10 +43,18 @@ def model_file(path: Path) -> bytes:
     except OSError as reason:
         raise UsageError(f"{path} cannot be read: {reason.strerror}") from None
     try:
-        parse(content)
+        proto = parse(content)
     except UsageError as reason:
         raise UsageError(f"{path}: {reason}") from None
-    return content
+    if not any(tensor.external_data for tensor in proto.graph.initializer):
+        return content
+    import onnx
+
+    try:
+        onnx.load_external_data_for_model(proto, str(path.absolute().parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as reason:
+        raise UsageError(f"{path}: its weights in other files cannot be read: {reason}") from None
+    return proto.SerializeToString()  # type: ignore[no-any-return]
 
 
 def describe(model: bytes) -> list[tuple[str, list[int | str], str]]:

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nasfw.values import digest
+
 _PACKAGES = ("nasfw", "torch", "numpy", "scipy", "scikit-learn", "onnx", "onnxruntime")
 
 
@@ -53,6 +55,15 @@ def compute_name(compute: str, threads: int) -> str:
     return f"{processor()}, {threads} of {cores()} cores"
 
 
+def variant() -> str:
+    """Eight digits that tell apart processors of one name, where Linux shows their model and features."""
+    wanted = ("cpu family", "model", "stepping", "cache size", "flags")
+    lines = dict.fromkeys(
+        line for line in _read("/proc/cpuinfo").splitlines() if line.partition(":")[0].strip() in wanted
+    )
+    return digest(list(lines))[:8]
+
+
 def system() -> str:
     """Operating system and architecture."""
     return f"{platform.system()} {platform.machine()}"
@@ -89,7 +100,7 @@ def conditions() -> dict[str, Any]:
 
 
 def _read(file: str) -> str:
-    """A file of one line; nothing if it cannot be read."""
+    """The text of a file; nothing if it cannot be read."""
     try:
         return Path(file).read_text().strip()
     except (OSError, UnicodeDecodeError):

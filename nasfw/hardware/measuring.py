@@ -17,7 +17,7 @@ from nasfw import caches
 from nasfw.contracts import Candidate, SearchSpace, Task
 from nasfw.hardware import canary, energy, footprint, graphs, machine, protocol
 from nasfw.hardware.session import TOLERANCE, Runtime, Session, difference, onnxruntime, open_session, to_onnx
-from nasfw.values import Measured, Unsupported
+from nasfw.values import Measured, Unsupported, UsageError
 
 log = logging.getLogger("nasfw")
 
@@ -25,6 +25,10 @@ log = logging.getLogger("nasfw")
 REVISION = 1
 # Networks that are open at once: so many, and so many bytes of them. The last few are kept open.
 _AT_ONCE, _BYTES, _KEPT = 128, 2**28, 4
+# Below this drift the reference cannot be what it should be.
+_FASTER = 0.9
+# How often the two networks of a family are taken, on which the scale of a whole search rests.
+_ROUNDS = 200
 # Where the number of rounds is given, they may take so many seconds per network.
 _SECONDS = 1.0
 # Another process that measures is waited for so long; measuring beside it is better than not at all.
@@ -85,7 +89,10 @@ def _opened(model: bytes, candidate: Candidate, runtime: Runtime) -> Session:
     x = torch.from_numpy(next(iter(session.inputs.values()))).float()
     apart = difference(session, candidate.model, x)
     if runtime.precision != "fp32":
-        session.remark = f"outputs in {runtime.precision} differ from torch's by {apart:.1e} of the largest"
+        session.remark = (
+            f"in {runtime.precision}, whose outputs differ from torch's by {apart:.1e} of the largest; "
+            "quality and exported files are those of fp32"
+        )
     elif not apart <= TOLERANCE:
         raise Unsupported(
             f"ONNX Runtime's outputs of this network differ from torch's by {apart:.1e} of the largest, more "
@@ -97,14 +104,19 @@ def _opened(model: bytes, candidate: Candidate, runtime: Runtime) -> Session:
 def fingerprint(runtime: Runtime) -> dict[str, Any]:
     """What a measurement depends on besides the network: hardware, versions and settings."""
     module = onnxruntime(runtime.provider)
-    hardware = (
-        {"device": torch.cuda.get_device_name(runtime.index), "cuda": torch.version.cuda}
-        if runtime.on_card
-        else {"device": machine.processor(), "cores": machine.cores()}
-    )
-    return {**hardware, "system": machine.system(), "runtime": f"onnxruntime {module.__version__}"} | asdict(
-        runtime
-    )
+    settings = asdict(runtime)
+    if runtime.on_card:
+        card = torch.cuda.get_device_properties(runtime.index)
+        hardware: dict[str, Any] = {"device": card.name, "card": str(card.uuid), "cuda": torch.version.cuda}
+    else:
+        hardware = {"device": machine.processor(), "cores": machine.cores(), "variant": machine.variant()}
+        del settings["index"]
+    return {
+        **hardware,
+        "system": machine.system(),
+        "runtime": f"onnxruntime {module.__version__}",
+        **settings,
+    }
 
 
 def measure(
@@ -126,10 +138,13 @@ def measure(
     missing = [distinct[name] for name, value in found.items() if value is None]
     canaries = _known_family([s for s, _ in missing], runtime) if metric == "latency" else None
     for part in _portions(missing):
-        fresh = [s for s, _ in part]
-        with _alone():
+        with _alone(), _failing():
+            # Another process may have measured them while this one waited.
+            found |= {s.key: _recall(key) if reuse else None for s, key in part}
+            part = [(s, key) for s, key in part if found[s.key] is None]
+            fresh = [s for s, _ in part]
             if metric == "latency":
-                values = _latency(fresh, runtime, rounds, canaries)
+                values = _latency(fresh, runtime, rounds, canaries) if fresh else []
             else:
                 values = [_SINGLY[metric](_session(s, runtime)) for s in fresh]
         for (subject, key), measured in zip(part, values, strict=True):
@@ -137,6 +152,24 @@ def measure(
             if "unsure" not in measured.remark:
                 caches.remember("measurements", key, {"value": float(measured), **measured.details})
     return [value for s in subjects if (value := found[s.key]) is not None]
+
+
+@contextlib.contextmanager
+def _failing() -> Iterator[None]:
+    """Say of a device that is gone, or a disk that is full, that the measurement cannot be had."""
+    try:
+        yield
+    except (UsageError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except OSError as problem:
+        raise Unsupported(f"the network could not be measured: {problem.strerror or problem}") from problem
+    except Exception as problem:
+        # The runtime's exceptions share no base class, and those of a card are plain RuntimeErrors.
+        own = type(problem).__module__.startswith("onnxruntime") or "CUDA" in str(problem)
+        if not own:
+            raise
+        text = " ".join(str(problem).split())[:300]
+        raise Unsupported(f"the network could not be measured: {text}") from problem
 
 
 Keyed = tuple[Subject, dict[str, Any]]
@@ -161,8 +194,14 @@ def _known_family(subjects: Sequence[Subject], runtime: Runtime) -> dict[Subject
     """
     if not subjects or subjects[0].family is None:
         return None
-    pair = subjects[0].family()
-    times = measure("latency", pair, runtime)
+    try:
+        pair = subjects[0].family()
+        times = measure("latency", pair, runtime, _ROUNDS)
+    except Unsupported as reason:
+        log.info("measuring beside networks of another kind: %s", reason)
+        return None
+    if any("unsure" in getattr(time, "remark", "") for time in times):
+        return None
     return dict(sorted(zip(pair, times, strict=True), key=lambda known: known[1]))
 
 
@@ -179,9 +218,12 @@ def _recall(key: Mapping[str, Any]) -> Measured | None:
 def _read(content: Any) -> Measured:
     details = dict(content)
     value = float(details.pop("value"))
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{value} is no measurement")
-    return Measured(value, **details)
+    measured = Measured(value, **details)
+    known = [value, float(measured.low), float(measured.high), measured.repetitions]
+    texts = [measured.clock, measured.remark]
+    if not (all(0 < n < float("inf") for n in known) and all(isinstance(t, str) for t in texts)):
+        raise ValueError(f"{content} is no measurement")
+    return measured
 
 
 @contextlib.contextmanager
@@ -229,7 +271,13 @@ def _latency(
         small, large = canary.pair(runtime)
         fast, slow = canary.reference(runtime, timer, fingerprint(runtime))
     sessions = [_session(s, runtime) for s in subjects]
-    values = protocol.measure([s.bound() for s in sessions], (small, large), (fast, slow), timer, plan)
+    runs = [s.bound() for s in sessions]
+    values = protocol.measure(runs, (small, large), (fast, slow), timer, plan)
+    if family is None and any((v.drift or 1.0) < _FASTER for v in values):
+        # A device cannot be faster than undisturbed: it was disturbed when that was measured.
+        log.info("the reference networks' times were taken on a busy device and are measured again")
+        reference = canary.reference(runtime, timer, fingerprint(runtime), anew=True)
+        values = protocol.measure(runs, (small, large), reference, timer, plan)
     return [_remarked(v, s.remark) for v, s in zip(values, sessions, strict=True)]
 
 

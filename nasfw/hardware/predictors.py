@@ -23,7 +23,7 @@ from nasfw.values import Architecture
 log = logging.getLogger("nasfw")
 
 # Random networks that the correction is fitted to, and others that it is tested on.
-_FITTED, _TESTED = 6, 6
+_FITTED, _TESTED = 6, 10
 # The errors of layers average out in a sum, those of networks in a fit.
 _ROUNDS, _ROUNDS_WHOLE = 20, 40
 # Starting an inference takes longer than a small layer does, so as many copies of the layer are timed at once
@@ -33,6 +33,8 @@ _SECONDS, _COPIES = 2e-4, 8
 _LEAST = 4
 
 Array = NDArray[np.float64]
+# The module of each option, decision by decision, and the shape of its input.
+Parts = list[list[tuple[nn.Module, tuple[int, ...]]]]
 
 
 def additive(device: Device, metric: str, space: SearchSpace, task: Task, seed: int) -> CostTable | None:
@@ -40,7 +42,8 @@ def additive(device: Device, metric: str, space: SearchSpace, task: Task, seed: 
 
     Every decision must be the path of a module in the built network. The module of each option is timed by
     itself, with the batch norm and ReLU that usually follow and are fused with it. The sum s over a network's
-    modules becomes a + b s, fitted to random networks measured whole; others tell how far it is off.
+    modules becomes a + b s, fitted to random networks measured whole; others tell how far it is off. For
+    energy the times count as well, for memory the modules' weights instead.
     """
     start = time.perf_counter()
     # Building networks must not disturb the stream that the caller's random numbers come from.
@@ -50,25 +53,21 @@ def additive(device: Device, metric: str, space: SearchSpace, task: Task, seed: 
         if shapes is None or len(networks) < 2 * _LEAST:
             return None
         with progress.track(f"profiling layers on {device.name}", 2) as bar:
-            plain = device.measure("latency", Candidate(space, task, space.default))
-            copies = int(np.clip(round(_SECONDS * len(shapes) / plain), 1, _COPIES))
-            parts = _parts(space, shapes, copies)
-            batch = None if getattr(device, "dynamic", False) else getattr(device, "batch", 1)
-            models = [to_onnx(m, shape, batch) for row in parts for m, shape in row]
-            values = device.measure_onnx("latency", [m.SerializeToString() for m in models], _ROUNDS)
-            seconds = iter(np.array(values) / copies)
-            table = [np.array([next(seconds) for _ in row]) for row in parts]
+            if metric == "memory":
+                table, entries = _weights(_parts(space, shapes, 1))
+            else:
+                table, entries = _times(device, space, task, shapes)
             bar.advance()
             candidates = [Candidate(space, task, a) for a in networks]
             whole = np.array(device.measure_all(metric, candidates, _ROUNDS_WHOLE))
             bar.advance()
     sums = np.array([_sum(space, table, a) for a in networks])
-    half = len(networks) // 2
-    base, slope = _line(sums[:half], whole[:half])
-    predicted, true = base + slope * sums[half:], whole[half:]
+    fitted = min(_FITTED, len(networks) // 2)
+    base, slope = _line(sums[:fitted], whole[:fitted])
+    predicted, true = base + slope * sums[fitted:], whole[fitted:]
     tau = float(kendalltau(predicted, true).statistic)
     if not (slope > 0 and math.isfinite(tau)):
-        log.info("%s on %s does not grow with the time of the layers: no table", metric, device.name)
+        log.info("%s on %s does not grow with the sum over layers: no table", metric, device.name)
         return None
     return CostTable(
         costs=tuple(tuple((slope * row).tolist()) for row in table),
@@ -76,9 +75,32 @@ def additive(device: Device, metric: str, space: SearchSpace, task: Task, seed: 
         tau=tau,
         error=float(np.mean(np.abs(predicted / true - 1))),
         tested=len(true),
-        entries=len({content_key(m) for m in models}),
+        entries=entries,
         seconds=time.perf_counter() - start,
     )
+
+
+def _times(
+    device: Device, space: SearchSpace, task: Task, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[list[Array], int]:
+    """Seconds of every option's module, and how many different ones were timed."""
+    plain = device.measure("latency", Candidate(space, task, space.default))
+    copies = int(np.clip(round(_SECONDS * len(shapes) / plain), 1, _COPIES))
+    parts = _parts(space, shapes, copies)
+    batch = None if getattr(device, "dynamic", False) else getattr(device, "batch", 1)
+    models = [to_onnx(m, shape, batch) for row in parts for m, shape in row]
+    values = device.measure_onnx("latency", [m.SerializeToString() for m in models], _ROUNDS)
+    seconds = iter(np.array(values) / copies)
+    table = [np.array([next(seconds) for _ in row]) for row in parts]
+    return table, len({content_key(m) for m in models})
+
+
+def _weights(parts: Parts) -> tuple[list[Array], int]:
+    """Bytes of every option's weights, of which memory is made, and how many options there are."""
+    table = [
+        np.array([float(sum(p.nbytes for p in module.parameters())) for module, _ in row]) for row in parts
+    ]
+    return table, sum(len(row) for row in parts)
 
 
 def _input_shapes(space: SearchSpace, task: Task) -> Mapping[str, tuple[int, ...]] | None:
@@ -99,11 +121,9 @@ def _input_shapes(space: SearchSpace, task: Task) -> Mapping[str, tuple[int, ...
     return shapes if shapes.keys() == set(space.decisions) else None
 
 
-def _parts(
-    space: SearchSpace, shapes: Mapping[str, tuple[int, ...]], copies: int
-) -> list[list[tuple[nn.Module, tuple[int, ...]]]]:
+def _parts(space: SearchSpace, shapes: Mapping[str, tuple[int, ...]], copies: int) -> Parts:
     """For every decision and option the module, with what is usually fused with it, and its input's shape."""
-    parts: list[list[tuple[nn.Module, tuple[int, ...]]]] = [[] for _ in space.decisions]
+    parts: Parts = [[] for _ in space.decisions]
     most = max(len(options) for options in space.decisions.values())
     for j in range(most):
         # One network holds option j of all decisions.

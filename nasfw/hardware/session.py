@@ -156,7 +156,7 @@ def inference(module: Any, model: bytes | str, runtime: Runtime) -> Any:
     options = module.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = runtime.threads, 1
     options.log_severity_level = 4
-    if runtime.on_card and not runtime.dynamic:
+    if runtime.on_card:
         # Otherwise what the card cannot do is done by the processor, and its time is called the card's.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
@@ -208,6 +208,11 @@ def random_inputs(model: bytes, batch: int, seed: int = 0) -> dict[str, NDArray[
     for name, shape, kind in describe(model):
         if kind not in ITEM_TYPES:
             raise UsageError(f"input {name!r} of the model is of a type that cannot be made up: {kind}")
+        if any(not isinstance(n, int) for n in shape[1:]):
+            raise UsageError(
+                f"input {name!r} of the model has the shape {shape}; only its first axis, the batch, may be "
+                "left open"
+            )
         sizes = [batch if not isinstance(n, int) else n for n in shape]
         if shape and isinstance(shape[0], int) and shape[0] != batch:
             raise UsageError(

@@ -50,3 +50,6 @@ class Memory(Objective):
 
     def measure(self, candidate: Candidate) -> float:
         return self.device.measure(self.metric, candidate)
+
+    def table(self, space: SearchSpace, task: Task, seed: int) -> CostTable | None:
+        return self.device.table(self.metric, space, task, seed)

@@ -26,6 +26,7 @@ from nasfw.contracts import (
     Strategy,
     Supernet,
     Trial,
+    Unsupported,
     Workload,
 )
 from nasfw.pareto import spread
@@ -228,7 +229,7 @@ class Dash(Strategy):
                 bar.advance()
                 candidate = inherit(problem, supernet, architecture)
                 # With inherited weights a network may well overflow; its own training decides about it.
-                with suppress(Diverged):
+                with suppress(Diverged, Unsupported):
                     values.append(_values(problem, candidate, tables))
                     ranked.append(architecture)
         evaluate.spend(len(proposals) * _ranking_passes(problem))

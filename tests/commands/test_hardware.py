@@ -67,7 +67,7 @@ def test_files_are_measured_and_the_values_are_told_with_their_intervals():
     text = succeeded("measure", *files, "metrics=latency")
     assert "95 % interval" in text
     assert text.count(" to ") == 2
-    assert "Clock: processor time of the thread." in text
+    assert "Measured by: processor time of the thread." in text
 
 
 def test_settings_of_the_device_are_written_as_for_a_run():

@@ -93,7 +93,7 @@ def test_times_are_found_once_and_kept(found, monkeypatch):
     assert found == [ThreadClock.name]
 
 
-@pytest.mark.parametrize("change", ["device", "cores", "system", "runtime", "provider", "threads", "index"])
+@pytest.mark.parametrize("change", ["device", "cores", "system", "runtime", "provider", "threads", "card"])
 def test_another_device_has_other_times(found, change):
     assert reference() == (1e-3, 5e-3)
     assert reference(**{change: 3}) == (2e-3, 10e-3)

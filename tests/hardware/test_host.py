@@ -139,5 +139,5 @@ def test_networks_are_measured_in_every_setting(host, monkeypatch):
     monkeypatch.setattr(protocol, "calibrate", brief)
     (value,) = host.measure_all("latency", [toy(1.0, 2.0)], 3)
     assert 0 < value < 1
-    assert ("outputs in int8 differ" in value.remark) == (host.precision == "int8")
+    assert ("whose outputs differ" in value.remark) == (host.precision == "int8")
     assert (value.clock == "wall clock, least of 5") == (host.threads == 2)

@@ -127,7 +127,7 @@ def test_a_cost_that_is_a_sum_is_predicted_exactly(nanoseconds, constant, copies
         assert table.predict(indices(space.decisions, architecture)) == pytest.approx(expected, rel=1e-6)
     assert table.error == pytest.approx(0, abs=1e-6)
     assert table.tau == pytest.approx(1)
-    assert table.tested == 6
+    assert table.tested == 10
     assert table.seconds > 0
     assert Counting.asked == [("latency", [copies] * (3 + 3 + 2))]
     assert [len(row) for row in table.costs] == [3, 3, 2]

@@ -171,9 +171,11 @@ def made(world, plan, run):
 
 def test_rounds_end_by_number_time_or_width(world):
     loud = noise(400, 0)
-    slow, fast = 10.0, 5e-3
+    slow, fast = 1.0, 5e-3
     # However little time there is, and however wide the interval.
     assert made(world, Plan(seconds=0, least=9), world.network(slow, loud)) == 9
+    # Unless the wall clock says that it takes far too long.
+    assert made(world, Plan(seconds=0, least=9), world.network(10 * slow, loud)) == 3
     # However much time there is.
     assert made(world, Plan(seconds=1e9, width=0, most=31), world.network(slow, loud)) == 31
     assert made(world, Plan(seconds=1e9, width=0, most=3), world.network(slow, loud)) == 3

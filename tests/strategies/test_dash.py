@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from nasfw.contracts import (
     Architecture,
     Candidate,
+    CostTable,
     Diverged,
     Objective,
     Problem,
@@ -32,7 +33,7 @@ from nasfw.engine import Budget, search
 from nasfw.executors import Serial
 from nasfw.mixtures import discretise
 from nasfw.records import Records, front
-from nasfw.strategies.dash import Dash, cautious, inherit
+from nasfw.strategies.dash import Dash, _between, cautious, inherit
 from nasfw.testing import ToySpace, ToyTask, Wrong
 
 PLAIN_STEP = Recipe(
@@ -272,6 +273,73 @@ def test_no_more_than_the_asked_proposals(limit):
         found = Dash(proposals=limit).propose(problem(Path(), *objectives), WEIGHTS)
         assert found[0] == (2.0, 0.0)
         assert 1 <= len(found) <= limit
+
+
+@dataclass(frozen=True)
+class Quoted(Price):
+    """A price whose quotation, if it has one, is twice of what is paid; it notes who asked for what."""
+
+    rows: tuple[tuple[float, ...], ...] | None = ((0.0, 2.0, 4.0),) * 2
+    asked: list[str] = field(default_factory=list)
+
+    def measure(self, candidate: Candidate) -> float:
+        self.asked.append("paid" if candidate.weights is None else "ranked")
+        return super().measure(candidate)
+
+    def table(self, space, task, seed):
+        self.asked.append("quoted")
+        return self.rows and CostTable(self.rows, 5.0, 0.9, 0.1, 6, 6, 1.0)
+
+
+def test_proposals_follow_the_objectives_table(tmp_path):
+    """Twice the cost has the same maximisers; the plain one's is not measured."""
+    quoted = Quoted()
+    found = Dash().propose(problem(tmp_path, Wrong(), quoted), WEIGHTS)
+    assert found == Dash().propose(problem(tmp_path, Wrong(), Price()), WEIGHTS)
+    assert quoted.asked == ["quoted"]
+    dear = Quoted(rows=((0.0, 1.0, 100.0), (0.0, 1.0, 2.0)))
+    found = Dash().propose(problem(tmp_path / "dear", Wrong(), dear), WEIGHTS)
+    assert found == [(2.0, 0.0), (0.0, 0.0), (1.0, 0.0)]
+
+
+def test_ranking_takes_costs_from_the_table_where_there_is_one(tmp_path):
+    """They are measured for the records alone; the table is made once."""
+    for name, rows in (("with", Quoted.rows), ("without", None)):
+        quoted = Quoted(rows=rows)
+        records = run(tmp_path / name, Dash(), learnt(tmp_path, Wrong(), quoted))
+        asked = {what: quoted.asked.count(what) for what in ("quoted", "ranked", "paid")}
+        if rows is None:
+            assert asked["ranked"] > 0
+        else:
+            assert asked == {"quoted": 1, "ranked": 0, "paid": len(records)}
+        for r in records:
+            assert r.values["price1"] == sum(r.architecture)
+
+
+def test_a_search_that_goes_on_ranks_by_the_table_that_it_began_with(tmp_path):
+    p = learnt(tmp_path, Wrong(), Quoted())
+    first = run(tmp_path, Dash(), p)
+    (tmp_path / "r.jsonl").unlink()
+    other = Quoted(rows=((9.0, 1.0, 5.0), (0.0, 3.0, 0.5)))
+    again = run(tmp_path, Dash(), replace(p, objectives=[Wrong(), other]))
+    assert [r.key for r in again] == [r.key for r in first]
+    assert "quoted" not in other.asked
+
+
+def test_some_that_are_cheaper_than_the_chosen_are_tried():
+    """Two: halfway from the cheapest chosen to the cheapest of all, and halfway again."""
+    prices = {(i,): 10.0 + i for i in range(10)}
+    assert _between(prices, [(9,), (8,)]) == [(4,), (2,)]
+    assert _between(prices, [(8,), ("unpriced",)]) == [(4,), (2,)]
+    assert _between({(0,): 0.0, (5,): 5.0, (9,): 9.0}, [(9,), (5,)]) == []
+    assert _between({(0,): 0.0, (1,): 1.0, (9,): 9.0}, [(9,), (9,)]) == [(1,)]
+
+
+def test_without_something_cheaper_nothing_more_is_tried():
+    prices = {(i,): float(i) for i in range(10)}
+    assert _between(prices, [(9,), (0,)]) == []
+    assert _between(prices, [(9,)]) == []
+    assert _between(prices, [("unpriced",), ("neither",)]) == []
 
 
 def test_inherited_networks_compute_what_the_supernet_computes(tmp_path):

@@ -86,8 +86,7 @@ class Abacus(nasfw.Device):
         return "abacus"
 
     def measure(self, metric: str, candidate: nasfw.Candidate) -> float:
-        if metric not in self.metrics:
-            raise nasfw.Unsupported(f"device abacus measures {', '.join(self.metrics)}, not {metric!r}")
+        self.check(metric)
         return sum(p.numel() for p in candidate.model.parameters()) / self.beads
 
 
