@@ -64,7 +64,7 @@ def pick(
         from nasfw.shipping.export import export as ship
 
         with err.status(_BUSY):
-            (exported,) = ship(folder, choice.network.name)
+            (exported,) = ship(folder, choice.network.name, again=False)
     if as_json:
         sys.stdout.write(json.dumps(_data(choice, result, exported), indent=1) + "\n")
     elif exported is not None:

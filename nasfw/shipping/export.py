@@ -48,14 +48,18 @@ class Exported:
 
 
 def export(
-    folder: str | Path, key: str | None = None, task: Task | None = None, destination: Path | None = None
+    folder: str | Path,
+    key: str | None = None,
+    task: Task | None = None,
+    destination: Path | None = None,
+    again: bool = True,
 ) -> list[Exported]:
     """Write and verify networks of the run in ``folder``: those of its front and its pick, or one of them.
 
     ``key`` is a network's name as tables show it, a unique beginning of that, the key of one of its records,
     "plain" or "random". ``task`` is needed if it was made in Python. Each network gets a folder of its name
-    in ``destination``, by default "export" in the run's folder, in place of a former export. The weights are
-    those of the network's first seed.
+    in ``destination``, by default "export" in the run's folder, in place of a former export. That stays if
+    it is whole and not to be made ``again``. The weights are those of the network's first seed.
     """
     outcome = results.read(Path(folder))
     if outcome.phase != "final":
@@ -67,7 +71,7 @@ def export(
     fingerprint = getattr(task, "fingerprint", None)
     if callable(fingerprint) and outcome.summary.data not in ("", fingerprint()):
         raise UsageError(f"the task's data are not those of the run in {folder}")
-    return export_networks(outcome, chosen, spaces, task, destination)
+    return export_networks(outcome, chosen, spaces, task, destination, again)
 
 
 def shown(outcome: Result) -> list[Network]:
