@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -120,6 +121,9 @@ class Experiment:
         # That module makes experiments of its own.
         from nasfw.shipping import export
 
+        # What a kill left behind; nobody else works in this folder.
+        for remains in (outcome.folder / "export").glob(".writing-*"):
+            shutil.rmtree(remains, ignore_errors=True)
         records = Records(outcome.folder / RECORDS)
         networks = list(results.networks(records.select("final"), records.select("search")).values())
         try:
@@ -158,6 +162,7 @@ class Experiment:
             seeds=self.seeds,
             limit=self.final.limit,
             least=self.final.least,
+            yardsticks=self.yardsticks,
             final=self.settings.final is not None,
             data=self.data,
             metric=self.task.metric,

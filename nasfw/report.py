@@ -215,7 +215,7 @@ def _about(result: Result) -> Iterator[str]:
         )
     place = result.folder / "export"
     if place.is_dir():
-        count = sum((p / "card.md").exists() for p in place.iterdir())
+        count = sum((p / "card.md").exists() for p in place.glob("[!.]*"))
         yield (
             f"{_count(count, 'network')} exported and verified in {place}: model.py, weights.safetensors, "
             "model.onnx, card.md."

@@ -41,6 +41,7 @@ class Summary:
     metric: str = "error"
     devices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     least: int = 1
+    yardsticks: tuple[str, ...] = ("plain", "random")
 
     def write(self, folder: Path) -> None:
         """Write the file, all of it or nothing."""
@@ -53,6 +54,7 @@ class Summary:
             content = json.loads((folder / SUMMARY).read_text())
             content["measures"] = tuple(Measure(**m) for m in content["measures"])
             content["seeds"] = tuple(content["seeds"])
+            content["yardsticks"] = tuple(content.get("yardsticks", ("plain", "random")))
             return cls(**content)
         except OSError:
             raise UsageError(f"{folder} holds no run: it has no {SUMMARY}") from None
@@ -206,7 +208,7 @@ def read(folder: Path) -> Result:
     if not final:
         done = [_searched(r) for r in front(searched, measures)]
     pick = None if not chosen else (done[0] if final else _searched(chosen[0]))
-    plain = _plain(summary, chosen, trained) if final else None
+    plain = _plain(summary, chosen, trained) if final and "plain" in summary.yardsticks else None
     rest = Records(folder / RANDOM / RECORDS)
     drawn = rest.select("search")
     lucky = finalists(drawn, measures, 1)

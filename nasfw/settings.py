@@ -76,7 +76,7 @@ class Settings:
     spaces: tuple[Any, ...] = field(default_factory=lambda: (Spec(DEFAULTS["spaces"]),))
     strategy: Any = field(default_factory=lambda: Spec(DEFAULTS["strategy"]))
     objectives: tuple[Any, ...] | None = None
-    hardware: tuple[Any, ...] = ()
+    hardware: tuple[Any, ...] = field(default_factory=lambda: (Spec(DEFAULTS["hardware"]),))
     compute: Annotated[str, AfterValidator(_compute)] = "auto"
     executor: Any = field(default_factory=lambda: Spec(DEFAULTS["executor"]))
     budget: Budget = Budget()

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import kendalltau
 from torch import Tensor, nn
 
 from nasfw import progress
@@ -65,6 +64,9 @@ def additive(device: Device, metric: str, space: SearchSpace, task: Task, seed: 
     fitted = min(_FITTED, len(networks) // 2)
     base, slope = _line(sums[:fitted], whole[:fitted])
     predicted, true = base + slope * sums[fitted:], whole[fitted:]
+    # Only here, since it takes a second to import.
+    from scipy.stats import kendalltau
+
     tau = float(kendalltau(predicted, true).statistic)
     if not (slope > 0 and math.isfinite(tau)):
         log.info("%s on %s does not grow with the sum over layers: no table", metric, device.name)

@@ -77,7 +77,9 @@ def test_settings_of_the_device_are_written_as_for_a_run():
     again = json.loads(
         nasfw("measure", "small.onnx", "hardware.threads=2", "metrics=memory", "--json").stdout
     )
-    assert again["measured"] == told
+    # Memory differs by a page or two each time.
+    same = ("file", "spec", "device", "metric", "repetitions")
+    assert [[m[k] for k in same] for m in again["measured"]] == [[m[k] for k in same] for m in told]
     # Three repetitions have no interval.
     text = succeeded("measure", *arguments)
     assert "range" in text

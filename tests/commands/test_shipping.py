@@ -169,8 +169,7 @@ def lines_after(text, heading):
 
 def test_a_picked_network_is_exported_and_loads_by_the_printed_lines(trained):
     folder, text = trained
-    (place,) = (folder / "export").iterdir()
-    assert f"Exported and verified: {place}\n" in text
+    (place,) = (p for p in (folder / "export").iterdir() if f"Exported and verified: {p}\n" in text)
     assert f"{place.name} *" in text
     assert [line for line in text.splitlines() if len(line) > 80 and str(place) not in line] == []
     torch, onnx = (lines_after(text, heading) for heading in ("There, with torch", "or with ONNX"))
