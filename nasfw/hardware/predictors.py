@@ -24,7 +24,7 @@ log = logging.getLogger("nasfw")
 # Random networks that the correction is fitted to, and others that it is tested on.
 _FITTED, _TESTED = 6, 10
 # The errors of layers average out in a sum, those of networks in a fit.
-_ROUNDS, _ROUNDS_WHOLE = 20, 40
+_ROUNDS, _ROUNDS_WHOLE = 20, 30
 # Starting an inference takes longer than a small layer does, so as many copies of the layer are timed at once
 # as take about so many seconds, but not more than so many.
 _SECONDS, _COPIES = 2e-4, 8
