@@ -75,9 +75,14 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def is_share(unit: str, name: str) -> bool:
+    """Whether values are shown in percent: by their unit, or by a name in PERCENT (a device is ignored)."""
+    return unit == "%" or (not unit and name.partition("@")[0] in PERCENT)
+
+
 def _scale(value: float, unit: str, name: str) -> tuple[Callable[[float], str], str]:
     """How to write numbers of the size of ``value``, and what to write behind them."""
-    if unit == "%" or (not unit and name.partition("@")[0] in PERCENT):
+    if is_share(unit, name):
         return (lambda v: f"{100 * v:.2f}" if abs(v) < 1e4 else f"{100 * v:.3e}"), " %"
     size = abs(value)
     space = " " if unit else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -37,7 +36,7 @@ from nasfw.flops import forward_flops
 from nasfw.hardware import machine
 from nasfw.plugins import Registry
 from nasfw.records import Records, finalists
-from nasfw.results import RANDOM, RECORDS, RESULT, SETTINGS, Result, Summary
+from nasfw.results import EXPORT, RANDOM, RECORDS, RESULT, SETTINGS, Result, Summary
 from nasfw.strategies.random import RandomSearch
 from nasfw.text import write
 
@@ -121,11 +120,8 @@ class Experiment:
         # That module makes experiments of its own.
         from nasfw.shipping import export
 
-        # What a kill left behind; nobody else works in this folder.
-        for remains in (outcome.folder / "export").glob(".writing-*"):
-            shutil.rmtree(remains, ignore_errors=True)
-        records = Records(outcome.folder / RECORDS)
-        networks = list(results.networks(records.select("final"), records.select("search")).values())
+        export.clear(outcome.folder / EXPORT)
+        networks = results.finals(outcome.folder)
         try:
             export.export_networks(outcome, networks, self.spaces, self.task, again=False)
         except (UsageError, RuntimeError, OSError) as reason:
@@ -383,8 +379,6 @@ def preflight(problem: Problem) -> None:
                 )
             task.loss(output, y)
         for objective in problem.objectives:
-            if objective.device is not None:
-                objective.device.check(objective.metric)
             objective.measure(candidate)
 
 

@@ -48,8 +48,7 @@ def _unfinished(settings: Settings, data: str, objectives: Sequence[str]) -> Pat
         if folder.is_symlink() or (folder / RESULT).exists():
             continue
         try:
-            same = not _differences(settings, data, folder) and _measured(folder) in (None, list(objectives))
-            if same and not _busy(folder):
+            if not _differences(settings, data, objectives, folder) and not _busy(folder):
                 return folder
         except UsageError:
             continue
@@ -81,10 +80,7 @@ def check_same(settings: Settings, data: str, objectives: Sequence[str]) -> None
     folder = None if settings.folder is None else Path(settings.folder)
     if folder is None or not (folder / SETTINGS).exists():
         return
-    differences = _differences(settings, data, folder)
-    there = _measured(folder)
-    if not differences and there is not None and there != list(objectives):
-        differences = [f"it measured {', '.join(there)}, this machine {', '.join(objectives)}"]
+    differences = _differences(settings, data, objectives, folder)
     if differences:
         raise UsageError(
             f"folder={folder} holds another run ({'; '.join(differences)}); name another folder, or repeat "
@@ -92,7 +88,7 @@ def check_same(settings: Settings, data: str, objectives: Sequence[str]) -> None
         )
 
 
-def _differences(settings: Settings, data: str, folder: Path) -> list[str]:
+def _differences(settings: Settings, data: str, objectives: Sequence[str], folder: Path) -> list[str]:
     """What tells the run in ``folder`` from this one, in words; nothing if they are the same."""
     try:
         there = loads((folder / SETTINGS).read_text(), str(folder / SETTINGS))
@@ -105,14 +101,14 @@ def _differences(settings: Settings, data: str, folder: Path) -> list[str]:
         for name in dict.fromkeys([*there, *here])
         if there.get(name) != here.get(name) and name != "folder"
     ]
-    if not found and (folder / SUMMARY).exists() and Summary.read(folder).data != data:
-        found = ["the task's data have changed"]
+    if not found and (folder / SUMMARY).exists():
+        summary = Summary.read(folder)
+        measured = [m.name for m in summary.measures]
+        if summary.data != data:
+            found = ["the task's data have changed"]
+        elif measured != list(objectives):
+            found = [f"it measured {', '.join(measured)}, this machine {', '.join(objectives)}"]
     return found[:4]
-
-
-def _measured(folder: Path) -> list[str] | None:
-    """The objectives of the run in ``folder``, if it came so far."""
-    return [m.name for m in Summary.read(folder).measures] if (folder / SUMMARY).exists() else None
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
-from nasfw.display import PERCENT
+from nasfw.display import is_share
 from nasfw.values import Measure, UsageError
 
 
@@ -32,7 +32,7 @@ def quantity(text: str, measure: Measure) -> float:
             f"{measure.name} is in {unit}, so that {text} alone would be {text} {unit}: "
             f"write {text}m{unit} or {text}{unit}"
         )
-    if _is_share(measure) and not 0 <= value <= 1:
+    if is_share(measure.unit, measure.name) and not 0 <= value <= 1:
         raise UsageError(_unfit(text, measure))
     return value
 
@@ -54,7 +54,7 @@ def _units(measure: Measure) -> dict[str, Decimal]:
     # The sign of micro has two codes, and many keyboards have neither.
     small["u"] = small["\N{GREEK SMALL LETTER MU}"] = small["µ"]
     one, unit = Decimal(1), measure.unit
-    if _is_share(measure):
+    if is_share(measure.unit, measure.name):
         return {"": one, "%": one / 100}
     if not unit:
         return large | ({"%": one / 100} if measure.trained else {})
@@ -70,14 +70,9 @@ def _units(measure: Measure) -> dict[str, Decimal]:
     return {"": one} | {p + unit: v for p, v in (large | small).items()}
 
 
-def _is_share(measure: Measure) -> bool:
-    """Whether its values are shown in percent."""
-    return measure.unit == "%" or (not measure.unit and measure.name.partition("@")[0] in PERCENT)
-
-
 def _unfit(text: str, measure: Measure) -> str:
     examples = {"s": "5ms or 0.005", "J": "12mJ or 0.012", "B": "3MB, 3MiB or 3e6", "FLOP": "30MFLOP or 3e7"}
-    if _is_share(measure):
+    if is_share(measure.unit, measure.name):
         kind, example = "is a share", "97% or 0.97"
     elif not measure.unit:
         kind, example = "has no unit", "0.03" if measure.trained else "100k or 1e5"

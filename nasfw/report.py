@@ -12,10 +12,10 @@ from rich.markdown import Markdown
 from rich.table import Column, Table
 from rich.text import Text
 
-from nasfw.display import PERCENT, format_seconds, format_value, front_table, text_table
+from nasfw.display import PERCENT, format_seconds, format_value, front_table, is_share, text_table
 from nasfw.experiments import EXPERIMENTS
 from nasfw.parameters import suggestion
-from nasfw.results import Network, Result
+from nasfw.results import EXPORT, Network, Result
 from nasfw.values import Measure, Recipe, UsageError
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _about(result: Result) -> Iterator[str]:
             f"{format_value(table.seconds, 's')}; on {_count(table.tested, 'network')} measured whole it was "
             f"{100 * table.error:.1f} % off, rank correlation {table.tau:.2f}."
         )
-    place = result.folder / "export"
+    place = result.folder / EXPORT
     if place.is_dir():
         count = sum((p / "card.md").exists() for p in place.glob("[!.]*"))
         yield (
@@ -441,6 +441,6 @@ def _presets(kind: str, name: str) -> Iterator[str]:
 
 def difference(amount: float, measure: Measure) -> str:
     """A difference of two values of one measure: in points where the values are shown in percent."""
-    if measure.unit == "%" or (not measure.unit and measure.name in PERCENT):
+    if is_share(measure.unit, measure.name):
         return f"{100 * amount:.2f} points"
     return format_value(amount, measure.unit, measure.name)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nasfw import evaluation
+from nasfw import costs, evaluation
 from nasfw.pareto import hypervolume, reference_point
 from nasfw.records import Records, as_costs, finalists, front, front_rows
 from nasfw.supernets import Training
@@ -19,7 +18,7 @@ from nasfw.text import write
 from nasfw.values import Architecture, CostTable, Measure, Option, Phase, Recipe, Record, UsageError, digest
 
 RECORDS, SUMMARY, SETTINGS = "records.jsonl", "problem.json", "run.yaml"
-RANDOM, SPENT, RESULT, TABLE = "random", "spent.json", "result.json", "costs"
+RANDOM, SPENT, RESULT, EXPORT = "random", "spent.json", "result.json", "export"
 
 
 @dataclass(frozen=True)
@@ -243,15 +242,12 @@ def read(folder: Path) -> Result:
 
 
 def _tables(folder: Path, summary: Summary) -> dict[str, CostTable]:
-    """The lookup tables of the searches, by space and objective, as far as they can be read."""
-    found = {}
-    for label in summary.defaults:
-        for file in sorted((folder / label).glob(f"{TABLE}-*.json")):
-            # About proposals only: the outcome does not depend on it.
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                content = json.loads(file.read_text())
-                found[f"{label}: {content['objective']}"] = CostTable.read(content["table"])
-    return found
+    """The lookup tables of the searches, by space and objective."""
+    return {
+        f"{label}: {objective}": table
+        for label in summary.defaults
+        for objective, table in costs.all_kept(folder / label).items()
+    }
 
 
 def done(folder: Path) -> bool:
@@ -294,6 +290,12 @@ def networks(final: Sequence[Record], searched: Sequence[Record]) -> dict[tuple[
         )
         for identity, group in groups.items()
     }
+
+
+def finals(folder: Path) -> list[Network]:
+    """All networks of the final phase of the run in ``folder``, those of its random search aside."""
+    records = Records(folder / RECORDS)
+    return list(networks(records.select("final"), records.select("search")).values())
 
 
 def _identity(record: Record) -> tuple[object, ...]:

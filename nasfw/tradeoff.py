@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nasfw import progress
-from nasfw.caches import written
+from nasfw import costs, progress
 from nasfw.contracts import Architecture, Candidate, CostTable, Objective, Problem
-from nasfw.values import digest
 
 log = logging.getLogger("nasfw")
 
@@ -93,16 +88,14 @@ def option_costs(problem: Problem, objective: Objective) -> list[Array]:
 
 def cost_table(problem: Problem, objective: Objective) -> CostTable | None:
     """The objective's table: the one that this search began with, or a new one; None if it offers none."""
-    file = problem.folder / f"costs-{digest(objective.name)}.json"
     # A search that goes on must propose what it would have proposed.
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        return CostTable.read(json.loads(file.read_text())["table"])
+    if (known := costs.kept(problem.folder, objective.name)) is not None:
+        return known
     table = objective.table(problem.space, problem.task, problem.seed)
     if table is not None:
         log.info(
             "%s as a sum over layers: rank correlation %.3f, error %.1f %% on %d networks measured whole",
             *(objective.name, table.tau, 100 * table.error, table.tested),
         )
-        with written(file) as stream:
-            stream.write(json.dumps({"objective": objective.name, "table": asdict(table)}).encode())
+        costs.keep(problem.folder, objective.name, table)
     return table

@@ -17,6 +17,7 @@ FOUNDATION = (
     "values",
     "progress",
     "caches",
+    "costs",
     # A plugin folder's, but only the machine's name and size: no plugin.
     "hardware/machine",
     "contracts",
@@ -93,6 +94,7 @@ LIGHT = (
     "values",
     "progress",
     "pareto",
+    "costs",
     "records",
     "results",
     "evaluation",

@@ -163,25 +163,19 @@ def _choice(choice: Choice, result: Result) -> RenderableType:
 
 def _shipped(exported: Exported) -> RenderableType:
     """Where an exported network lies, what its verification found, and how to load it."""
-    from nasfw.shipping.artefact import CARD, MODEL, ONNX
+    from nasfw.shipping.artefact import CARD, MODEL, ONNX, onnx_use, torch_use
 
     place = exported.folder
     x = "model.prepare(x)" if "\ndef prepare(" in (place / MODEL).read_text() else "x"
-    torch = ["import model", "network = model.load()", f"outputs = network({x})"]
-    onnx = [
-        "import onnxruntime",
-        f'session = onnxruntime.InferenceSession("{ONNX}")',
-        f'outputs = session.run(None, {{"input": {x}.numpy()}})[0]',
-    ]
     lines = [
         "",
         f"Exported and verified: {place}",
         "",
         "There, with torch alone:",
-        *(f"    {t}" for t in torch),
+        *(f"    {t}" for t in torch_use(x)),
     ]
     if (place / ONNX).exists():
-        lines += ["or with ONNX Runtime:", *(f"    {t}" for t in onnx)]
+        lines += ["or with ONNX Runtime:", *(f"    {t}" for t in onnx_use(f"{x}.numpy()"))]
     lines += [f"where x is a batch of {'inputs' if x == 'x' else 'samples'}; {CARD} says more."]
     lines += [f"Note: {remark}" for remark in exported.remarks]
     return Group(*map(_line, lines))

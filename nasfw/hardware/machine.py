@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -15,18 +16,22 @@ from nasfw.values import digest
 _PACKAGES = ("nasfw", "torch", "numpy", "scipy", "scikit-learn", "onnx", "onnxruntime")
 
 
+@functools.cache
 def processor() -> str:
     """The processor's name as its maker prints it, or the best that the system tells."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return " ".join(value.split())
-    except OSError:
-        pass
+    for line in cpuinfo().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return " ".join(value.split())
     if sys.platform == "darwin":
         return _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.machine()
     return platform.processor() or platform.machine()
+
+
+@functools.cache
+def cpuinfo() -> str:
+    """What Linux tells of its processors; nothing elsewhere."""
+    return _read("/proc/cpuinfo")
 
 
 def cores() -> int:
@@ -55,12 +60,11 @@ def compute_name(compute: str, threads: int) -> str:
     return f"{processor()}, {threads} of {cores()} cores"
 
 
+@functools.cache
 def variant() -> str:
     """Eight digits that tell apart processors of one name, where Linux shows their model and features."""
     wanted = ("cpu family", "model", "stepping", "cache size", "flags")
-    lines = dict.fromkeys(
-        line for line in _read("/proc/cpuinfo").splitlines() if line.partition(":")[0].strip() in wanted
-    )
+    lines = dict.fromkeys(line for line in cpuinfo().splitlines() if line.partition(":")[0].strip() in wanted)
     return digest(list(lines))[:8]
 
 

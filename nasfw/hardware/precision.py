@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nasfw.hardware import machine
+from nasfw.hardware.quiet import silence
 
 _CALIBRATION = 32
 
@@ -65,35 +62,6 @@ def _quantised(model: bytes, inputs: dict[str, NDArray[Any]], samples: NDArray[A
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             # Without these instructions, sums of products of 8 bits overflow their 16.
-            reduce_range=not _has_vnni(),
+            reduce_range="vnni" not in machine.cpuinfo(),
         )
         return file.read_bytes()
-
-
-@lru_cache
-def _has_vnni() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "vnni" in flags
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Keep the libraries that convert from telling about packages and steps that nobody asked for."""
-    root, quiet, before = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
-    # They log through functions that print every later message if the root logger has no handler.
-    root.addHandler(quiet)
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-        root.removeHandler(quiet)

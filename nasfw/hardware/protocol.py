@@ -114,6 +114,10 @@ class Plan:
     bound: float = 1.6
     attempts: int = 3
 
+    def calm(self, drift: float) -> bool:
+        """Whether a drift is within the bound."""
+        return 1 / self.bound <= drift <= self.bound
+
 
 @dataclass(frozen=True)
 class _Sample:
@@ -173,7 +177,7 @@ def measure(
     groups = list(_groups(samples, _SHARE * (small.seconds + large.seconds)))
     for attempt in range(1, plan.attempts + 1):
         found = _attempt(groups, (small, large), clock, plan)
-        if attempt == plan.attempts or all(_calm(series, reference, plan) for series in found):
+        if attempt == plan.attempts or all(plan.calm(d) for s in found for d in _drifts(s, reference)):
             break
         time.sleep(0.2 * attempt)
     return [value for series in found for value in _values(series, reference, clock, plan, attempt)]
@@ -263,21 +267,15 @@ def _drifts(series: _Series, reference: Pair[float]) -> Array:
     return drifts
 
 
-def _calm(series: _Series, reference: Pair[float], plan: Plan) -> bool:
-    drifts = _drifts(series, reference)
-    return bool(((1 / plan.bound <= drifts) & (drifts <= plan.bound)).all())
-
-
 def _values(
     series: _Series, reference: Pair[float], clock: Clock, plan: Plan, attempts: int
 ) -> Iterator[Measured]:
     shares, ratios = _ratios(series)
     units = np.exp(shares @ np.log(reference))
-    drifts = _drifts(series, reference)
-    for sample, row, unit, drift in zip(series.runs, ratios, units, drifts, strict=True):
+    now = conditions()
+    for sample, row, unit, drift in zip(series.runs, ratios, units, _drifts(series, reference), strict=True):
         middle = float(np.median(row))
         low, high = median_interval(row)
-        calm = 1 / plan.bound <= drift <= plan.bound
         unsure = (
             f"unsure: the device was {drift:.2f} times slower than it can be in {attempts} attempts; measure "
             "again when it has less to do"
@@ -290,8 +288,8 @@ def _values(
             outliers=int((row > _OUTLIER * middle).sum()),
             drift=float(drift),
             clock=clock.name,
-            remark="" if calm else unsure,
-            conditions=conditions(),
+            remark="" if plan.calm(drift) else unsure,
+            conditions=now,
         )
 
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from nasfw.caches import folder
 from nasfw.hardware.graphs import ITEM_TYPES, describe
-from nasfw.hardware.precision import in_precision, silence
+from nasfw.hardware.precision import in_precision
+from nasfw.hardware.quiet import silence
 from nasfw.values import Unsupported, UsageError
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -27,7 +28,6 @@ _EXTRAS = {
     "CUDAExecutionProvider": "gpu",
     "TensorrtExecutionProvider": "gpu",
 }
-_CALIBRATION = 32
 
 
 @dataclass(frozen=True)

@@ -111,18 +111,34 @@ if __name__ == "__main__":
 """.strip()
 
 
+def torch_use(inputs: str) -> list[str]:
+    """The lines that load and run a network by torch alone, for ``inputs`` as code writes them."""
+    return ["import model", "network = model.load()", f"outputs = network({inputs})"]
+
+
+def onnx_use(inputs: str) -> list[str]:
+    """The lines that load and run a network by ONNX Runtime alone."""
+    return [
+        "import onnxruntime",
+        f'session = onnxruntime.InferenceSession("{ONNX}")',
+        f'outputs = session.run(None, {{"input": {inputs}}})[0]',
+    ]
+
+
+def prepared(meant: Meaning) -> str:
+    """How code that has imported ``model`` writes the inputs that it makes of samples x."""
+    return "model.prepare(x)" if meant.axes else "x"
+
+
 def _head(subject: Subject) -> str:
     """The docstring of ``model.py``."""
     network, source = subject.network, subject.source
-    prepared = "model.prepare(x)" if subject.meaning.axes else "x"
     lines = [
         f"Network {network.name}, found by a search for the task {subject.outcome.summary.task}.",
         "",
         *_wrapped(shapes(subject)),
         "",
-        "    import model",
-        "    network = model.load()",
-        f"    outputs = network({prepared})",
+        *(f"    {line}" for line in torch_use(prepared(subject.meaning))),
         "",
         *_wrapped(f"Architecture ({network.space}): {report.choices(network)}."),
         *(_wrapped(source.remark) if source.remark else []),

@@ -12,7 +12,17 @@ import nasfw
 from nasfw import report
 from nasfw.display import format_seconds, format_spread, format_value
 from nasfw.results import SETTINGS, Network
-from nasfw.shipping.artefact import MODEL, ONNX, WEIGHTS, Subject, decoded, shapes
+from nasfw.shipping.artefact import (
+    MODEL,
+    ONNX,
+    WEIGHTS,
+    Subject,
+    decoded,
+    onnx_use,
+    prepared,
+    shapes,
+    torch_use,
+)
 from nasfw.tasks.meaning import Meaning
 from nasfw.values import Measure
 
@@ -53,20 +63,14 @@ def _introduction(subject: Subject) -> str:
 
 
 def _use(subject: Subject) -> str:
-    prepared = "model.prepare(x)" if subject.meaning.axes else "x"
-    torch_lines = ["import model", "network = model.load()", f"outputs = network({prepared})"]
-    onnx_lines = [
-        "import onnxruntime",
-        f'session = onnxruntime.InferenceSession("{ONNX}")',
-        'outputs = session.run(None, {"input": inputs})[0]',
-    ]
+    samples = prepared(subject.meaning)
     needed = f"With torch and nothing else, from `{MODEL}` and `{WEIGHTS}` in this folder:"
-    parts = [needed, _block(torch_lines, "python")]
+    parts = [needed, _block(torch_use(samples), "python")]
     if subject.onnx:
-        given = f", as `{prepared}.numpy()` gives it" if subject.meaning.axes else ""
+        given = f", as `{samples}.numpy()` gives it" if subject.meaning.axes else ""
         parts += [
             f"With ONNX Runtime, from `{ONNX}` alone, for batches of any size:",
-            _block(onnx_lines, "python"),
+            _block(onnx_use("inputs"), "python"),
             f"There `inputs` is a NumPy array of what the network takes{given}.",
         ]
     return "\n\n".join(parts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,14 +23,14 @@ from torch import nn
 import nasfw
 from nasfw import config, experiment, plugins, results
 from nasfw.contracts import SearchSpace, Task, UsageError
-from nasfw.records import Records
-from nasfw.results import RANDOM, RECORDS, SETTINGS, Network, Result
+from nasfw.results import EXPORT, RANDOM, SETTINGS, Network, Result
 from nasfw.shipping.artefact import Subject
 from nasfw.shipping.verification import Writing
 from nasfw.text import loads, write
 from nasfw.trials import network_file
 
 STATEMENT = "export.json"
+_SCRATCH = ".writing-"
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,7 @@ def find(outcome: Result, key: str) -> Network:
     yardsticks = {name: network for name, network in both.items() if network is not None}
     if key in yardsticks:
         return yardsticks[key]
-    records = Records(outcome.folder / RECORDS)
-    trained = results.networks(records.select("final"), records.select("search"))
-    pool = {n.name: n for n in (*trained.values(), *yardsticks.values(), *shown(outcome))}
+    pool = {n.name: n for n in (*results.finals(outcome.folder), *yardsticks.values(), *shown(outcome))}
     found = [n for n in pool.values() if key and (n.name.startswith(key) or key in n.keys)]
     if len(found) != 1:
         several = f"{', '.join(n.name for n in found)} begin" if found else "no network of the run is named"
@@ -134,7 +133,7 @@ def export_networks(
     again: bool = True,
 ) -> list[Exported]:
     """Write and verify ``networks``; without ``again``, what is exported already and unchanged is kept."""
-    destination = outcome.folder / "export" if destination is None else Path(destination)
+    destination = outcome.folder / EXPORT if destination is None else Path(destination)
     places = {n.name: destination / n.name for n in networks}
     kept = {} if again else {n.name: e for n in networks if (e := existing(places[n.name], n.keys[0]))}
     missing = [n for n in networks if n.name not in kept]
@@ -145,7 +144,7 @@ def export_networks(
     if missing:
         destination.mkdir(parents=True, exist_ok=True)
         with (
-            tempfile.TemporaryDirectory(prefix=".writing-", dir=destination) as scratch,
+            tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=destination) as scratch,
             experiment.threads(_threads(outcome)),
         ):
             writing = Writing(outcome, task, Path(scratch))
@@ -154,6 +153,12 @@ def export_networks(
             made = [_state(subject, writing.scratch / subject.network.name) for subject in writing.verified()]
             kept |= {e.folder.name: _place(e, places[e.folder.name]) for e in made}
     return [kept[n.name] for n in networks]
+
+
+def clear(destination: Path) -> None:
+    """Remove what killed exports left; nobody else may be exporting there."""
+    for remains in destination.glob(f"{_SCRATCH}*"):
+        shutil.rmtree(remains, ignore_errors=True)
 
 
 def existing(folder: Path, key: str) -> Exported | None:

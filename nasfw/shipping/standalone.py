@@ -5,20 +5,17 @@ from __future__ import annotations
 import ast
 import copy
 import inspect
-import logging
 import math
 import operator
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from nasfw.hardware.quiet import silence
 from nasfw.shipping.forward import Body, fold, forward
 from nasfw.shipping.layers import Parts, constructor, container
 from nasfw.spaces.normalisation import restore
@@ -70,19 +67,6 @@ def source(model: nn.Module, example: Tensor) -> Source:
         f"torch.export: {reasons[1]}); its forward pass must be the same sequence of operations for all "
         "inputs: use torch.where and other operations in place of if, for and int() on values of tensors"
     )
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Keep back what torch's tracers warn about, log and print: whether they succeed is checked."""
-    former = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(former)
 
 
 def _check(written: Source, model: nn.Module, example: Tensor) -> None:

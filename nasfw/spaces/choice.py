@@ -7,7 +7,6 @@ what goes on from a checkpoint takes the ways that it began with, whatever the c
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import math
@@ -141,16 +140,13 @@ def _key(layout: Layout, batch: int, size: Size, ways: Iterable[Way], weight: Te
         "batch": batch,
         "ways": [way.value for way in ways],
         "dtype": str(weight.dtype),
-        "device": torch.cuda.get_device_name(weight.device) if card else _processor(),
+        "device": torch.cuda.get_device_name(weight.device) if card else processor(),
         "threads": None if card else torch.get_num_threads(),
         "precision": torch.get_float32_matmul_precision(),
         "torch": torch.__version__,
     }
     # As the file has it: a list where there was a tuple.
     return json.loads(json.dumps(key))  # type: ignore[no-any-return]
-
-
-_processor = functools.cache(processor)
 
 
 def _fastest(ways: Iterable[Way], times: Mapping[Way, Timing], otherwise: Way) -> Way:

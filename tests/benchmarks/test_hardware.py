@@ -16,7 +16,7 @@ from scipy.stats import kendalltau
 from nasfw.contracts import Candidate
 from nasfw.hardware import measuring, session
 from nasfw.hardware.host import Host
-from nasfw.hardware.precision import silence
+from nasfw.hardware.quiet import silence
 from nasfw.mixtures import indices
 from nasfw.spaces.aggconv import AggConv
 from nasfw.tasks.digits import Digits

@@ -23,7 +23,7 @@ pytest.importorskip("onnxruntime")
 
 from nasfw.hardware import measuring  # noqa: E402
 from nasfw.hardware.converter import Inconvertible, convert  # noqa: E402
-from nasfw.hardware.precision import silence  # noqa: E402
+from nasfw.hardware.quiet import silence  # noqa: E402
 from nasfw.hardware.session import (  # noqa: E402
     TOLERANCE,
     Runtime,
