@@ -96,6 +96,30 @@ def content_key(proto: Any) -> str:
     return digest(*parts)
 
 
+def side_by_side(model: Any, count: int) -> Any:
+    """The sum of the outputs of ``count`` copies of a model of one input and one output, of floating point.
+
+    Each copy has weights of its own, as layers of a network have: weights that are used again would stay in
+    faster caches. The i-th, from 0, takes the input plus i, so that no runtime can tell that modules without
+    weights need to be run only once.
+    """
+    from onnx import TensorProto, compose, helper
+
+    (input,), (output,) = model.graph.input, model.graph.output
+    many = type(model)()
+    many.CopyFrom(model)
+    del many.graph.node[:], many.graph.initializer[:], many.graph.value_info[:]
+    nodes, sums = many.graph.node, [f"{i}/{output.name}" for i in range(count)]
+    for i in range(count):
+        part = compose.add_prefix(model, f"{i}/").graph
+        many.graph.initializer.append(helper.make_tensor(f"{i}/shift", TensorProto.FLOAT, [], [float(i)]))
+        many.graph.initializer.extend(part.initializer)
+        nodes.append(helper.make_node("Add", [input.name, f"{i}/shift"], [f"{i}/{input.name}"]))
+        nodes.extend(part.node)
+    nodes.append(helper.make_node("Sum", sums, [output.name]))
+    return many
+
+
 def _type(kind: Any) -> list[Any]:
     tensor = kind.tensor_type
     return [tensor.elem_type, *(d.dim_value if d.HasField("dim_value") else "?" for d in tensor.shape.dim)]

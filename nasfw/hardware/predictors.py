@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nasfw import progress
 from nasfw.contracts import Candidate, CostTable, Device, SearchSpace, Task
-from nasfw.hardware.graphs import content_key
+from nasfw.hardware.graphs import content_key, side_by_side
 from nasfw.hardware.session import to_onnx
 from nasfw.mixtures import indices
 from nasfw.values import Architecture
@@ -24,10 +24,10 @@ log = logging.getLogger("nasfw")
 # Random networks that the correction is fitted to, and others that it is tested on.
 _FITTED, _TESTED = 6, 10
 # The errors of layers average out in a sum, those of networks in a fit.
-_ROUNDS, _ROUNDS_WHOLE = 20, 30
+_ROUNDS, _ROUNDS_WHOLE = 10, 16
 # Starting an inference takes longer than a small layer does, so as many copies of the layer are timed at once
 # as take about so many seconds, but not more than so many.
-_SECONDS, _COPIES = 2e-4, 8
+_SECONDS, _COPIES = 4e-4, 5
 # Two numbers are fitted; with fewer networks there is nothing to find out.
 _LEAST = 4
 
@@ -44,6 +44,9 @@ def additive(device: Device, metric: str, space: SearchSpace, task: Task, seed: 
     modules becomes a + b s, fitted to random networks measured whole; others tell how far it is off. For
     energy the times count as well, for memory the modules' weights instead.
     """
+    # Only here, since it takes a second to import.
+    from scipy.stats import kendalltau
+
     start = time.perf_counter()
     # Building networks must not disturb the stream that the caller's random numbers come from.
     with torch.random.fork_rng(devices=[]):
@@ -53,7 +56,7 @@ def additive(device: Device, metric: str, space: SearchSpace, task: Task, seed: 
             return None
         with progress.track(f"profiling layers on {device.name}", 2) as bar:
             if metric == "memory":
-                table, entries = _weights(_parts(space, shapes, 1))
+                table, entries = _weights(_parts(space, shapes))
             else:
                 table, entries = _times(device, space, task, shapes)
             bar.advance()
@@ -64,9 +67,6 @@ def additive(device: Device, metric: str, space: SearchSpace, task: Task, seed: 
     fitted = min(_FITTED, len(networks) // 2)
     base, slope = _line(sums[:fitted], whole[:fitted])
     predicted, true = base + slope * sums[fitted:], whole[fitted:]
-    # Only here, since it takes a second to import.
-    from scipy.stats import kendalltau
-
     tau = float(kendalltau(predicted, true).statistic)
     if not (slope > 0 and math.isfinite(tau)):
         log.info("%s on %s does not grow with the sum over layers: no table", metric, device.name)
@@ -88,13 +88,17 @@ def _times(
     """Seconds of every option's module, and how many different ones were timed."""
     plain = device.measure("latency", Candidate(space, task, space.default))
     copies = int(np.clip(round(_SECONDS * len(shapes) / plain), 1, _COPIES))
-    parts = _parts(space, shapes, copies)
     batch = None if getattr(device, "dynamic", False) else getattr(device, "batch", 1)
-    models = [to_onnx(m, shape, batch) for row in parts for m, shape in row]
-    values = device.measure_onnx("latency", [m.SerializeToString() for m in models], _ROUNDS)
-    seconds = iter(np.array(values) / copies)
-    table = [np.array([next(seconds) for _ in row]) for row in parts]
-    return table, len({content_key(m) for m in models})
+    models = [[to_onnx(part, shape, batch) for part, shape in row] for row in _parts(space, shapes)]
+    # Layers of one shape have the same options, of which each needs to be measured once.
+    keys = [[content_key(model) for model in row] for row in models]
+    distinct = {
+        k: m for row, names in zip(models, keys, strict=True) for m, k in zip(row, names, strict=True)
+    }
+    several = [side_by_side(model, copies).SerializeToString() for model in distinct.values()]
+    values = device.measure_onnx("latency", several, _ROUNDS)
+    seconds = dict(zip(distinct, np.array(values) / copies, strict=True))
+    return [np.array([seconds[k] for k in names]) for names in keys], len(distinct)
 
 
 def _weights(parts: Parts) -> tuple[list[Array], int]:
@@ -123,7 +127,7 @@ def _input_shapes(space: SearchSpace, task: Task) -> Mapping[str, tuple[int, ...
     return shapes if shapes.keys() == set(space.decisions) else None
 
 
-def _parts(space: SearchSpace, shapes: Mapping[str, tuple[int, ...]], copies: int) -> Parts:
+def _parts(space: SearchSpace, shapes: Mapping[str, tuple[int, ...]]) -> Parts:
     """For every decision and option the module, with what is usually fused with it, and its input's shape."""
     parts: Parts = [[] for _ in space.decisions]
     most = max(len(options) for options in space.decisions.values())
@@ -133,23 +137,8 @@ def _parts(space: SearchSpace, shapes: Mapping[str, tuple[int, ...]], copies: in
         model = space.build(architecture).eval()
         for i, (name, options) in enumerate(space.decisions.items()):
             if j < len(options):
-                part = _followed(model.get_submodule(name), shapes[name])
-                parts[i].append((_Copies(part, copies) if copies > 1 else part, shapes[name]))
+                parts[i].append((_followed(model.get_submodule(name), shapes[name]), shapes[name]))
     return parts
-
-
-class _Copies(nn.Module):
-    """The sum of a module's outputs for several inputs, so that no runtime can tell that one is enough."""
-
-    def __init__(self, part: nn.Module, count: int) -> None:
-        super().__init__()
-        self.part, self.count = part, count
-
-    def forward(self, x: Tensor) -> Tensor:
-        total: Tensor = self.part(x)
-        for i in range(1, self.count):
-            total = total + self.part(x + float(i))
-        return total
 
 
 def _followed(module: nn.Module, shape: tuple[int, ...]) -> nn.Module:

@@ -5,16 +5,17 @@ drift together by a half within minutes. What repeats is the ratio of a network'
 network (a canary) run right before it. Values are such ratios times what the canary takes when the device is
 undisturbed, which is measured once per device and kept.
 
-What disturbs small networks is not what disturbs large ones: neighbours slow down arithmetic in one case,
-what surrounds it in the other. So there is a small and a large canary, and a network of time t is compared
-with their weighted geometric mean, s^(1 - w) l^w, where w = log(t / s) / log(l / s), within 0 and 1.
+There are a small and a large canary. Networks that are measured together run in another order every round, in
+groups that begin with both canaries, so that each of them helps to tell how much the others were slowed down
+(``drift``).
 """
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TypeVar
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nasfw.hardware import drift
 from nasfw.hardware.machine import conditions
 from nasfw.hardware.statistics import median_interval
 from nasfw.values import Measured
@@ -37,7 +39,7 @@ _SAMPLE = 1e-3
 # Runs that take less are made once before they are timed.
 _SHORT = 2e-3
 # Networks share one run of the canaries before them, up to so many and so many times their time together.
-_GROUP, _SHARE = 16, 4.0
+_GROUP, _SHARE = 24, 4.0
 # So many times its seconds by the clock may a measurement take by the wall clock.
 _PATIENCE = 10.0
 # Seconds of a calibration, on a device that is slow or far too busy.
@@ -154,13 +156,22 @@ class _Sample:
 
 
 @dataclass
-class _Series:
-    """Times of a few networks and of the two canaries before them, round by round."""
+class _Record:
+    """What ran, the two canaries first; the ``members`` of each group, and the seconds they took."""
 
-    runs: Sequence[_Sample]
-    canaries: list[tuple[float, float]] = field(default_factory=list)
-    times: list[list[float]] = field(default_factory=list)
+    samples: Sequence[_Sample]
+    members: list[list[int]] = field(default_factory=list)
+    seconds: list[list[float]] = field(default_factory=list)
     spent: float = 0.0
+
+    def adjusted(self) -> drift.Adjusted:
+        """Levels and times without drift."""
+        return drift.adjust(self.members, self.seconds)
+
+    def slower(self) -> Array:
+        """Logarithms of what each canary took [2]."""
+        median_pair: Array = np.median(np.log([row[:2] for row in self.seconds]), axis=0)
+        return median_pair
 
 
 def measure(
@@ -172,15 +183,16 @@ def measure(
     value whose drift stays beyond the plan's bound says so in its remark, which then begins with "unsure".
     """
     plan = plan or Plan()
-    small, large = (_Sample.of(run, clock) for run in canaries)
-    samples = [_Sample.of(run, clock) for run in runs]
-    groups = list(_groups(samples, _SHARE * (small.seconds + large.seconds)))
+    samples = [_Sample.of(run, clock) for run in (*canaries, *runs)]
+    if len(samples) == 2:
+        return []
     for attempt in range(1, plan.attempts + 1):
-        found = _attempt(groups, (small, large), clock, plan)
-        if attempt == plan.attempts or all(plan.calm(d) for s in found for d in _drifts(s, reference)):
+        record = _attempt(samples, clock, plan)
+        values = _values(record, reference, clock, plan, attempt)
+        if attempt == plan.attempts or all(plan.calm(value.drift or 1.0) for value in values):
             break
         time.sleep(0.2 * attempt)
-    return [value for series in found for value in _values(series, reference, clock, plan, attempt)]
+    return values
 
 
 def _warm(run: Run, clock: Clock) -> float:
@@ -196,101 +208,76 @@ def _warm(run: Run, clock: Clock) -> float:
     return last[-1]
 
 
-def _groups(samples: Sequence[_Sample], limit: float) -> Iterator[list[_Sample]]:
-    """``samples`` in their order, in groups that take about ``limit`` seconds each."""
-    group: list[_Sample] = []
-    total = 0.0
-    for sample in samples:
-        if group and (len(group) == _GROUP or total + sample.seconds / 2 > limit):
-            yield group
-            group, total = [], 0.0
-        group.append(sample)
-        total += sample.seconds
-    yield group
-
-
-def _attempt(
-    groups: Sequence[Sequence[_Sample]], canaries: Pair[_Sample], clock: Clock, plan: Plan
-) -> list[_Series]:
-    found = [_Series(runs) for runs in groups]
-    seconds = plan.seconds * sum(len(runs) for runs in groups)
+def _attempt(samples: Sequence[_Sample], clock: Clock, plan: Plan) -> _Record:
+    record = _Record(samples)
+    networks = len(samples) - 2
+    seconds = plan.seconds * networks
+    canaries, others = sum(s.seconds for s in samples[:2]), sum(s.seconds for s in samples[2:])
+    groups = min(networks, max(math.ceil(networks / _GROUP), round(others / (_SHARE * canaries))))
+    # Always the same orders, so that a measurement can be repeated.
+    rng = np.random.default_rng(0)
     start = time.perf_counter()
     for done in range(1, plan.most + 1):
-        for series in found:
-            _round(series, canaries, clock)
+        for chosen in np.array_split(rng.permutation(networks), groups):
+            _group(record, [drift.SMALL, drift.LARGE, *(chosen + 2)], clock)
         # Work that is stuck behind other work must end as well.
         if done >= 3 and time.perf_counter() - start > _PATIENCE * max(seconds, 1.0):
             break
         if done < plan.least:
             continue
         # By the clock that measures: other work must not cost repetitions.
-        if sum(series.spent for series in found) >= seconds:
+        if record.spent >= seconds:
             break
         # The interval is worth computing now and then only.
-        if done % 8 == 0 and all(_settled(series, plan.width) for series in found):
+        if done % 8 == 0 and _settled(record, plan.width):
             break
-    return found
+    return record
 
 
-def _round(series: _Series, canaries: Pair[_Sample], clock: Clock) -> None:
-    everything = (*canaries, *series.runs)
-    block = [[sample.by(clock) for sample in everything] for _ in range(clock.block)]
-    series.spent += sum(t * s.times for row in block for t, s in zip(row, everything, strict=True))
-    small, large, *times = (min(column) for column in zip(*block, strict=True))
-    series.canaries.append((small, large))
-    series.times.append(times)
+def _group(record: _Record, members: list[int], clock: Clock) -> None:
+    samples = [record.samples[i] for i in members]
+    block = [[sample.by(clock) for sample in samples] for _ in range(clock.block)]
+    record.spent += sum(t * s.times for row in block for t, s in zip(row, samples, strict=True))
+    record.members.append(members)
+    record.seconds.append([min(column) for column in zip(*block, strict=True)])
 
 
-def _ratios(series: _Series) -> tuple[Array, Array]:
-    """Weights of the two canaries [networks, 2], and times in units of their mean [networks, rounds]."""
-    times, canaries = np.log(series.times), np.log(series.canaries)
-    small, large = np.median(canaries, axis=0)
-    # Where the two take the same time it does not matter which one counts.
-    apart = max(large - small, 1e-3)
-    large_share = np.clip((np.median(times, axis=0) - small) / apart, 0.0, 1.0)
-    shares = np.stack([1 - large_share, large_share], axis=1)
-    return shares, np.exp(times - canaries @ shares.T).T
-
-
-def _settled(series: _Series, width: float) -> bool:
-    for row in _ratios(series)[1]:
+def _settled(record: _Record, width: float) -> bool:
+    for row in np.exp(record.adjusted().times):
         low, high = median_interval(row)
         if high - low > width * float(np.median(row)):
             return False
     return True
 
 
-def _drifts(series: _Series, reference: Pair[float]) -> Array:
-    """How much slower than undisturbed the canaries were, as each network weighs them [networks]."""
-    slower = np.median(np.log(series.canaries), axis=0) - np.log(reference)
-    drifts: Array = np.exp(_ratios(series)[0] @ slower)
-    return drifts
-
-
 def _values(
-    series: _Series, reference: Pair[float], clock: Clock, plan: Plan, attempts: int
-) -> Iterator[Measured]:
-    shares, ratios = _ratios(series)
-    units = np.exp(shares @ np.log(reference))
-    now = conditions()
-    for sample, row, unit, drift in zip(series.runs, ratios, units, _drifts(series, reference), strict=True):
+    record: _Record, reference: Pair[float], clock: Clock, plan: Plan, attempts: int
+) -> list[Measured]:
+    adjusted, now, found = record.adjusted(), conditions(), []
+    # From the canaries' levels in this measurement to those on the undisturbed device.
+    calm = np.exp(adjusted.scale(np.log(reference) - adjusted.levels[:2]))
+    drifts = np.exp(adjusted.scale(record.slower() - np.log(reference)))
+    rows = np.exp(adjusted.times) * calm[:, None]
+    for sample, row, slower in zip(record.samples[2:], rows, drifts, strict=True):
         middle = float(np.median(row))
         low, high = median_interval(row)
         unsure = (
-            f"unsure: the device was {drift:.2f} times slower than it can be in {attempts} attempts; measure "
-            "again when it has less to do"
+            f"unsure: the device was {slower:.2f} times slower than it can be in {attempts} attempts; "
+            "measure again when it has less to do"
         )
-        yield Measured(
-            float(middle * unit),
-            low=float(low * unit),
-            high=float(high * unit),
+        value = Measured(
+            middle,
+            low=float(low),
+            high=float(high),
             repetitions=len(row) * clock.block * sample.times,
             outliers=int((row > _OUTLIER * middle).sum()),
-            drift=float(drift),
+            drift=float(slower),
             clock=clock.name,
-            remark="" if plan.calm(drift) else unsure,
+            remark="" if plan.calm(slower) else unsure,
             conditions=now,
         )
+        found.append(value)
+    return found
 
 
 def calibrate(canaries: Pair[Run], clock: Clock, bursts: int = 30, pause: float = 0.1) -> Pair[float]:

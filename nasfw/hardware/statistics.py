@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import comb
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 def median_interval(values: Iterable[float], level: float = 0.95) -> tuple[float, float]:
@@ -24,3 +28,20 @@ def median_interval(values: Iterable[float], level: float = 0.95) -> tuple[float
             break
         rank = k
     return ordered[rank], ordered[count - 1 - rank]
+
+
+def weighted_median(values: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
+    """Medians along the last axis: the value that half of the weight lies below, or the middle of two.
+
+    ``weights`` are non-negative, and positive somewhere along the axis. Equal ones give the usual median.
+    """
+    order = np.argsort(values, axis=-1)
+    ordered = np.take_along_axis(values, order, axis=-1)
+    reached = np.cumsum(np.take_along_axis(weights, order, axis=-1), axis=-1)
+    # Sums of equal weights differ in the last digits.
+    half, slack = reached[..., -1:] / 2, 1e-9 * reached[..., -1:]
+    below = np.argmax(reached >= half - slack, axis=-1, keepdims=True)
+    above = np.argmax(reached > half + slack, axis=-1, keepdims=True)
+    both = np.take_along_axis(ordered, below, axis=-1) + np.take_along_axis(ordered, above, axis=-1)
+    median: NDArray[np.float64] = both[..., 0] / 2
+    return median

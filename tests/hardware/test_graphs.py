@@ -10,7 +10,7 @@ from nasfw.values import UsageError
 
 onnx = pytest.importorskip("onnx")
 
-from nasfw.hardware.graphs import ITEM_TYPES, content_key, describe, model_file, parse  # noqa: E402
+from nasfw.hardware.graphs import ITEM_TYPES, content_key, describe, model_file, parse, side_by_side  # noqa: E402
 from nasfw.hardware.session import to_onnx  # noqa: E402
 
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
@@ -189,3 +189,20 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     file = tmp_path / "model.onnx"
     file.write_bytes(graph().SerializeToString())
     assert model_file(file) == graph().SerializeToString()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_copies_beside_each_other_give_the_sum_of_their_outputs(count):
+    """The i-th of the input plus i; with as many weights as there are copies."""
+    ort = pytest.importorskip("onnxruntime")
+    model = net().eval()
+    many = side_by_side(to_onnx(model, (4, 9, 9)), count)
+    onnx.checker.check_model(many, full_check=True)
+    weights = [t for t in many.graph.initializer if len(t.dims) == 4]
+    assert len(weights) == count
+    x = torch.randn(1, 4, 9, 9)
+    session = ort.InferenceSession(many.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {many.graph.input[0].name: x.numpy()})
+    with torch.no_grad():
+        expected = sum(model(x + float(i)) for i in range(count))
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)

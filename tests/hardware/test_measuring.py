@@ -235,6 +235,17 @@ def test_what_is_unsure_is_not_kept(world, empty, monkeypatch):
     assert (value.remark, world.measured) == ("", [1, 1])
 
 
+@pytest.mark.parametrize(("rounds", "times"), [(None, 1.0), (5, 1.25)])
+def test_a_reference_that_was_disturbed_is_taken_again_unless_the_scale_does_not_matter(
+    world, monkeypatch, rounds, times
+):
+    """The canaries now take 0.8 times what was their undisturbed time; a few rounds only compare."""
+    old = SMALL / 0.8, LARGE / 0.8
+    monkeypatch.setattr(canary, "reference", lambda *_, anew=False: (SMALL, LARGE) if anew else old)
+    (value,) = measure("latency", [world.subject("a", 1e-2)], RUNTIME, rounds)
+    assert value == pytest.approx(1e-2 * times, rel=EXACT)
+
+
 def test_remarks_of_networks_come_along(world, monkeypatch):
     a = world.subject("a", 1e-2, remark="outputs differ")
     assert measure("latency", [a], RUNTIME)[0].remark == "outputs differ"

@@ -1,10 +1,12 @@
-"""The confidence interval of a median."""
+"""Confidence intervals of medians, and weighted medians."""
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import quantile_test
 
-from nasfw.hardware.statistics import median_interval
+from nasfw.hardware.statistics import median_interval, weighted_median
 
 
 def test_six_values_hold_the_median_unless_all_lie_on_one_side():
@@ -42,3 +44,19 @@ def test_it_is_scipys_interval(count, level):
     values = np.random.default_rng(count).normal(size=count)
     expected = quantile_test(values, p=0.5).confidence_interval(level)
     assert median_interval(values, level) == (expected.low, expected.high)
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 4)), min_size=1, max_size=8))
+def test_a_weight_is_how_often_a_value_counts(pairs):
+    values, weights = np.array(pairs, dtype=float).T
+    if not weights.any():
+        weights[0] = 1
+    expected = np.median(np.repeat(values, weights.astype(int)))
+    assert weighted_median(values, weights) == expected
+    assert weighted_median(values, 0.1 * weights) == expected
+
+
+def test_medians_are_taken_along_the_last_axis():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 4, 6))
+    assert np.array_equal(weighted_median(values, np.full_like(values, 0.3)), np.median(values, axis=-1))
