@@ -47,7 +47,12 @@ def run(
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="settings; see above")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be run and stop")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="one line for every trial")] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="one line for every trial, and how a supernet's layers were computed"
+        ),
+    ] = False,
 ) -> None:
     """Search, train the front again, and compare it with the plain backbone and random search."""
     log_to_stderr(logging.INFO if verbose else logging.WARNING)
@@ -67,7 +72,7 @@ def run(
             out.print(report.forecast(estimate(prepared)))
             return
         result = prepared.run(folder)
-    out.print(report.outcome(result), crop=False)
+    out.print(report.outcome(result, layers=verbose), crop=False)
 
 
 @app.command()
@@ -75,6 +80,9 @@ def run(
 def show(
     folder: Annotated[Path, typer.Argument(help="the folder of a run")],
     as_json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="also how a supernet's layers were computed")
+    ] = False,
 ) -> None:
     """Recompute the table, the front and the hypervolume of a run from its folder."""
     log_to_stderr()
@@ -84,7 +92,7 @@ def show(
     if as_json:
         sys.stdout.write(json.dumps(result.plain_data(), indent=1) + "\n")
     else:
-        out.print(report.outcome(result), crop=False)
+        out.print(report.outcome(result, layers=verbose), crop=False)
 
 
 @app.command()

@@ -139,10 +139,11 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What was measured, and what was not and why."""
+    """What was measured; what devices cannot measure, and why; and of which files they could not, and why."""
 
     done: list[Measurement]
     left_out: list[str]
+    failed: list[str]
 
 
 def measure(
@@ -160,16 +161,38 @@ def measure(
     if refused and (metrics or len(refused) == len(asked)):
         raise Unsupported(refused[0])
     todo = [job for job, why in zip(asked, obstacles, strict=True) if why is None]
-    done = []
+    done, failed = [], []
     with progress.track("measure", len(todo)) as bar:
         for spec, device, metric in todo:
-            values = device.measure_onnx(metric, models, _ROUNDS)
-            done += [
-                Measurement(str(file), spec, device.name, metric, _measured(value))
-                for file, value in zip(files, values, strict=True)
-            ]
+            for file, value in zip(files, _one_by_one(device, metric, models), strict=True):
+                if isinstance(value, UsageError):
+                    failed.append(f"{metric} of {file} on {spec}: {value}")
+                else:
+                    done.append(Measurement(str(file), spec, device.name, metric, _measured(value)))
             bar.advance()
-    return Measurements(done, refused)
+    return Measurements(done, refused, failed)
+
+
+def _one_by_one(device: Device, metric: str, models: Sequence[bytes]) -> list[float | UsageError]:
+    """``metric`` of each model, in turns; where one cannot be measured, of the others, one after the other.
+
+    UsageError if none of them can be measured.
+    """
+    try:
+        return [*device.measure_onnx(metric, models, _ROUNDS)]
+    except UsageError as reason:
+        if len(models) == 1:
+            raise
+        first = reason
+    found: list[float | UsageError] = []
+    for model in models:
+        try:
+            found += device.measure_onnx(metric, [model], _ROUNDS)
+        except UsageError as reason:
+            found.append(reason)
+    if all(isinstance(value, UsageError) for value in found):
+        raise first
+    return found
 
 
 def _anew(device: Device) -> Device:

@@ -303,7 +303,14 @@ def _ending(bar: Bar, seconds: float) -> Text:
 
 
 def _figures(bar: Bar) -> str:
-    return " ".join(f"{name} {value:.4g}" for name, value in bar.figures.items())
+    """Figures of a bar; of one that a single device measured, the device need not be named."""
+    names = {name: name.partition("@")[0] for name in bar.figures}
+    short = len(set(names.values())) == len(names)
+    return ", ".join(
+        f"{names[name] if short else name} "
+        + (format_value(value, bar.units[name], name) if name in bar.units else f"{value:.4g}")
+        for name, value in bar.figures.items()
+    )
 
 
 def _short(label: str) -> str:

@@ -81,7 +81,8 @@ class Evaluator:
         return self.budget.left()
 
     def _run(self, trials: Iterable[Trial], total: int) -> Iterator[Record]:
-        with progress.track(f"{self.title}: networks", total) as bar:
+        units = {o.name: o.unit for o in self.setting.objectives}
+        with progress.track(f"{self.title}: networks", total, units=units) as bar:
             for record in self.executor.run(self._job(trial, total) for trial in trials):
                 known = self.records.find(record.phase, record.space, record.key)
                 if known is None:

@@ -25,7 +25,8 @@ _STEPS, _SAMPLES = 3, 3
 class Estimate:
     """Of one space: parameters, seconds per training step, and seconds of each part of the run.
 
-    ``None`` where the strategy does not tell what it will do, or the part does not take place.
+    ``None`` where the strategy does not tell what it will do, or the part does not take place. ``measured``
+    are the metrics that are measured on devices, whose time is not estimated.
     """
 
     space: str
@@ -42,6 +43,7 @@ class Estimate:
     final: float
     random: float | None
     peak_memory: int
+    measured: tuple[str, ...] = ()
 
     @property
     def total(self) -> float | None:
@@ -97,6 +99,7 @@ def _of_space(experiment: Experiment, label: str) -> Estimate:
         final=share * whole * final,
         random=search if "random" in yardsticks and again else None,
         peak_memory=peak_memory(),
+        measured=tuple(dict.fromkeys(o.metric for o in problem.objectives if o.device is not None)),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -22,15 +22,18 @@ class Listener(Protocol):
 
 
 class Bar:
-    """One phase: ``done`` of ``total`` steps, and its latest figures. A context manager."""
+    """One phase: ``done`` of ``total`` steps, and its latest figures, some with units. A context manager."""
 
-    __slots__ = ("_listener", "done", "figures", "first", "label", "total")
+    __slots__ = ("_listener", "done", "figures", "first", "label", "total", "units")
 
-    def __init__(self, label: str, total: int, done: int, listener: Listener | None) -> None:
+    def __init__(
+        self, label: str, total: int, done: int, units: Mapping[str, str], listener: Listener | None
+    ) -> None:
         self.label = label
         self.total = total
         self.first = self.done = done
         self.figures: dict[str, float] = {}
+        self.units = units
         self._listener = listener
 
     def advance(self, step: int = 1, /, **figures: float) -> None:
@@ -55,14 +58,14 @@ _listener: Listener | None = None
 _process = 0
 
 
-def track(label: str, total: int, done: int = 0) -> Bar:
+def track(label: str, total: int, done: int = 0, units: Mapping[str, str] | None = None) -> Bar:
     """The bar of a phase of ``total`` steps: ``with track("train", 20) as bar: ... bar.advance()``.
 
-    ``done`` steps were done earlier, in a phase that goes on. It does nothing unless someone listens in this
-    process.
+    ``done`` steps were done earlier, in a phase that goes on. Figures named in ``units`` are shown as values
+    of an objective with that unit are. It does nothing unless someone listens in this process.
     """
     # A forked worker inherits the listener, but the terminal belongs to its parent.
-    return Bar(label, total, done, _listener if _process == os.getpid() else None)
+    return Bar(label, total, done, units or {}, _listener if _process == os.getpid() else None)
 
 
 @contextmanager

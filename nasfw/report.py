@@ -153,6 +153,12 @@ def _sizes(e: Estimate) -> RenderableType:
     return text_table(table, f"Measured on this machine: {e.space}")
 
 
+def _besides(e: Estimate) -> str:
+    return (
+        f"Measuring {' and '.join(e.measured)} comes on top of it, and so do exports.\n" if e.measured else ""
+    )
+
+
 def _times(e: Estimate) -> RenderableType:
     if e.search is None or e.total is None:
         return Text("The strategy does not say what it will evaluate, so the time cannot be estimated.")
@@ -161,12 +167,15 @@ def _times(e: Estimate) -> RenderableType:
         f"Estimated time {format_seconds(e.total)}: search {format_seconds(e.search)} "
         f"({_count(e.trials or 0, 'trial')}), final trainings at most {format_seconds(e.final)}{random}.\n"
         f"Peak memory so far {format_value(e.peak_memory, 'B')}, one step of each kind included.\n"
-        "Nothing was written."
+        f"{_besides(e)}Nothing was written."
     )
 
 
-def outcome(result: Result) -> RenderableType:
-    """The front, the yardsticks beside it, and whether the search beat them."""
+def outcome(result: Result, layers: bool = True) -> RenderableType:
+    """The front, the yardsticks beside it, and whether the search beat them.
+
+    ``layers`` says whether to list how the supernet's layers were computed.
+    """
     measures = [replace(m, name=label(m, result)) for m in result.summary.measures]
     kind = "test split" if result.phase == "final" else "validation split; not trained again yet"
     title = f"Pareto front of {result.summary.task} ({kind})"
@@ -194,7 +203,7 @@ def outcome(result: Result) -> RenderableType:
     if about:
         parts += [Text(), *map(Text, about)]
     for space, training in result.supernets.items():
-        parts += [Text(), *supernet(space, training)]
+        parts += [Text(), *supernet(space, training)[: None if layers else 1]]
     if not result.done:
         parts += [Text(), Text("The run is not done; its command, given again, goes on where it stopped.")]
     parts += [Text(), _place(result.folder)]

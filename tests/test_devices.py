@@ -174,6 +174,35 @@ def test_what_cannot_be_measured_is_left_out_unless_it_is_named(registry, models
             devices.measure(models, broken, metrics)
 
 
+@dataclass(frozen=True)
+class Picky(Card):
+    """Takes no models of more than so many bytes, and says so of the first in a row."""
+
+    most: int = 0
+
+    def measure_onnx(self, metric, models, rounds=None):
+        for model in models:
+            if len(model) > self.most:
+                raise Unsupported(f"{len(model)} bytes are too many")
+        return super().measure_onnx(metric, models, rounds)
+
+
+def test_a_file_that_cannot_be_measured_does_not_keep_others_from_it(models):
+    sizes = [len(m.read_bytes()) for m in models]
+    found = devices.measure(models, [("card", Picky(most=min(sizes)))], ["latency"])
+    assert [m.value for m in found.done] == [s for s in sizes if s == min(sizes)]
+    assert found.failed == [
+        f"latency of {m} on card: {s} bytes are too many"
+        for m, s in zip(models, sizes, strict=True)
+        if s > min(sizes)
+    ]
+    assert found.failed
+    with pytest.raises(Unsupported, match=f"{sizes[0]} bytes are too many"):
+        devices.measure(models, [("card", Picky())], ["latency"])
+    with pytest.raises(Unsupported, match="too many"):
+        devices.measure(models[:1], [("card", Picky())], ["latency"])
+
+
 def test_files_that_are_no_models_are_refused(models, tmp_path):
     (tmp_path / "text.onnx").write_text("Conv")
     for name, message in {"text.onnx": "no ONNX model", "gone.onnx": "cannot be read"}.items():

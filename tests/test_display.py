@@ -156,6 +156,23 @@ def test_lines_say_start_progress_time_left_and_end():
     assert len(lines) == 21
 
 
+@pytest.mark.parametrize(
+    ("figures", "shown"),
+    [
+        ({"accuracy": 0.9792, "latency@an old laptop": 2.088e-4}, "accuracy 97.92 %, latency 208.8 µs"),
+        ({"latency@a": 1e-3, "latency@b": 2e-3}, "latency@a 1.000 ms, latency@b 2.000 ms"),
+        ({"loss": 0.01234, "parameters": 12345.0}, "loss 0.01234, parameters 1.234e+04"),
+    ],
+)
+def test_figures_with_units_are_shown_as_in_tables(figures, shown):
+    """A device is named where it tells two figures apart."""
+    out = io.StringIO()
+    units = {"accuracy": "", "latency@an old laptop": "s", "latency@a": "s", "latency@b": "s"}
+    with listening(Lines(Console(file=out, width=80), Clock())), track("search", 1, units=units) as bar:
+        bar.advance(1, **figures)
+    assert out.getvalue().splitlines()[-1].endswith(f", {shown}")
+
+
 def test_time_left_counts_only_what_this_process_did():
     clock, out = Clock(), io.StringIO()
     with listening(Lines(Console(file=out, width=80), clock)), track("train", 100, done=50) as bar:

@@ -278,6 +278,14 @@ def test_the_supernet_is_shown_by_kinds_of_layers(width):
     assert "matrix 2.1 ms; fourier 3.02 ms" in " ".join(text.split())
 
 
+def test_layers_of_a_supernet_are_listed_on_request():
+    outcome = result(network("a", 0.9), supernets={"aggconv": Training(LAYERS, 0.0421)})
+    text = printed(report.outcome(outcome, layers=False))
+    assert "Supernet of aggconv: 42.10 ms per step." in text
+    assert "stem" not in text
+    assert "stem" in printed(report.outcome(outcome))
+
+
 def test_what_is_not_known_of_a_supernet_is_said():
     text = printed(report.outcome(result(network("a", 0.9), supernets={"s": Training(LAYERS, remark="why")})))
     assert "Supernet of s: peak memory unknown (why)." in text
@@ -306,6 +314,12 @@ def test_a_forecast_adds_the_parts():
     text = printed(report.forecast([other]))
     assert "Estimated time 2 min 0 s" in text
     assert "supernet" in text
+
+
+def test_a_forecast_says_what_it_leaves_out():
+    assert "comes on top" not in printed(report.forecast([TIMES]))
+    text = printed(report.forecast([replace(TIMES, measured=("latency", "energy"))]))
+    assert "Measuring latency and energy comes on top of it, and so do exports." in text
 
 
 def test_a_strategy_that_foretells_nothing_gets_no_estimate():

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from nasfw import caches
 from nasfw.contracts import Candidate, SearchSpace, Task
-from nasfw.hardware import canary, energy, footprint, graphs, machine, protocol
+from nasfw.hardware import canary, energy, footprint, graphs, machine, nvml, protocol
 from nasfw.hardware.session import TOLERANCE, Runtime, Session, difference, onnxruntime, open_session, to_onnx
 from nasfw.values import Measured, Unsupported, UsageError
 
@@ -108,6 +108,7 @@ def fingerprint(runtime: Runtime) -> dict[str, Any]:
     if runtime.on_card:
         card = torch.cuda.get_device_properties(runtime.index)
         hardware: dict[str, Any] = {"device": card.name, "card": str(card.uuid), "cuda": torch.version.cuda}
+        hardware["driver"] = nvml.driver()
     else:
         hardware = {"device": machine.processor(), "cores": machine.cores(), "variant": machine.variant()}
         del settings["index"]

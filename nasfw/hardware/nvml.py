@@ -118,6 +118,16 @@ class _Card:
         return value
 
 
+def driver() -> str | None:
+    """The version of the driver, if NVML is there to tell."""
+    try:
+        nvml = _nvml()
+        with _explained("NVML", nvml):
+            return str(nvml.nvmlSystemGetDriverVersion())
+    except Unsupported:
+        return None
+
+
 @cache
 def _nvml() -> ModuleType:
     """The library's module, initialised until the process ends."""

@@ -130,6 +130,11 @@ int nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 int nvmlShutdown(void) { return 0; }
 const char *nvmlErrorString(int error) { return "an error of the stub"; }
 
+int nvmlSystemGetDriverVersion(char *version, unsigned length) {
+    strncpy(version, "550.00.1", length);
+    return 0;
+}
+
 int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return 0; }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **card) {

@@ -98,6 +98,20 @@ def measure(library):
         yield lambda *cases: list(pool.map(measured, cases))
 
 
+@pytest.mark.parametrize(("error", "expected"), [("0", "550.00.1"), ("9", "None")])
+def test_the_driver_tells_its_version(library, error, expected):
+    """Or nothing, where NVML cannot be initialised (9: the driver is not loaded)."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from nasfw.hardware import nvml; print(nvml.driver())"],
+        env=os.environ | {"LD_LIBRARY_PATH": str(library), "CARD_INIT": error},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == expected
+
+
 def truth(energy):
     """The median over the blocks of the joules that each inference truly added."""
     joules = energy["truth"][-energy["repetitions"] :]
