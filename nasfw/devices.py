@@ -170,28 +170,24 @@ def measure(
                 else:
                     done.append(Measurement(str(file), spec, device.name, metric, _measured(value)))
             bar.advance()
+    if failed and not done:
+        raise Unsupported(failed[0])
     return Measurements(done, refused, failed)
 
 
 def _one_by_one(device: Device, metric: str, models: Sequence[bytes]) -> list[float | UsageError]:
-    """``metric`` of each model, in turns; where one cannot be measured, of the others, one after the other.
-
-    UsageError if none of them can be measured.
-    """
+    """``metric`` of each model, in turns; where one cannot be measured, one after the other, or why not."""
     try:
         return [*device.measure_onnx(metric, models, _ROUNDS)]
     except UsageError as reason:
         if len(models) == 1:
-            raise
-        first = reason
+            return [reason]
     found: list[float | UsageError] = []
     for model in models:
         try:
             found += device.measure_onnx(metric, [model], _ROUNDS)
         except UsageError as reason:
             found.append(reason)
-    if all(isinstance(value, UsageError) for value in found):
-        raise first
     return found
 
 

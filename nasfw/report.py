@@ -171,7 +171,7 @@ def _times(e: Estimate) -> RenderableType:
     )
 
 
-def outcome(result: Result, layers: bool = True) -> RenderableType:
+def outcome(result: Result, layers: bool = False) -> RenderableType:
     """The front, the yardsticks beside it, and whether the search beat them.
 
     ``layers`` says whether to list how the supernet's layers were computed.
@@ -203,7 +203,7 @@ def outcome(result: Result, layers: bool = True) -> RenderableType:
     if about:
         parts += [Text(), *map(Text, about)]
     for space, training in result.supernets.items():
-        parts += [Text(), *supernet(space, training)[: None if layers else 1]]
+        parts += [Text(), *supernet(space, training, layers)]
     if not result.done:
         parts += [Text(), Text("The run is not done; its command, given again, goes on where it stopped.")]
     parts += [Text(), _place(result.folder)]
@@ -260,8 +260,8 @@ def _clocks(result: Result, measures: Sequence[Measure]) -> str:
     return said + (f"; {unsure} of {len(details)} values are unsure" if unsure else "")
 
 
-def supernet(label: str, training: Training) -> list[RenderableType]:
-    """How a space's supernet was trained: time per step, peak memory, and the way of each kind of layer."""
+def supernet(label: str, training: Training, layers: bool) -> list[RenderableType]:
+    """How a space's supernet was trained: time per step, peak memory, on request each kind of layer's way."""
     figures = [f"{format_value(training.step, 's')} per step"] if training.step is not None else []
     memory = "" if training.memory is None else f"{format_value(training.memory, 'B')} "
     if training.memory is not None:
@@ -273,7 +273,7 @@ def supernet(label: str, training: Training) -> list[RenderableType]:
         kinds.setdefault(way, []).append(layer)
     rows = [{"layers": _some(layers), "computed": way} for way, layers in kinds.items()]
     line = Text(f"Supernet of {label}: {', '.join(figures) or 'no figures'}.")
-    return [line, text_table(rows)] if rows else [line]
+    return [line, text_table(rows)] if layers and rows else [line]
 
 
 def _some(names: Sequence[str]) -> str:

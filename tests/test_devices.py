@@ -197,10 +197,23 @@ def test_a_file_that_cannot_be_measured_does_not_keep_others_from_it(models):
         if s > min(sizes)
     ]
     assert found.failed
-    with pytest.raises(Unsupported, match=f"{sizes[0]} bytes are too many"):
+    with pytest.raises(Unsupported, match=f"^latency of {models[0]} on card: {sizes[0]} bytes are too many"):
         devices.measure(models, [("card", Picky())], ["latency"])
     with pytest.raises(Unsupported, match="too many"):
         devices.measure(models[:1], [("card", Picky())], ["latency"])
+
+
+def test_a_metric_that_no_file_has_does_not_lose_the_others(models):
+    @dataclass(frozen=True)
+    class Hungry(Card):
+        def measure_onnx(self, metric, given, rounds=None):
+            if metric == "energy":
+                raise Unsupported("it is too hungry")
+            return super().measure_onnx(metric, given, rounds)
+
+    found = devices.measure(models, [("card", Hungry())])
+    assert [m.metric for m in found.done] == ["latency"] * len(models)
+    assert found.failed == [f"energy of {m} on card: it is too hungry" for m in models]
 
 
 def test_files_that_are_no_models_are_refused(models, tmp_path):

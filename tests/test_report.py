@@ -267,7 +267,7 @@ LAYERS = {
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_supernet_is_shown_by_kinds_of_layers(width):
     training = Training(LAYERS, 0.0421, 2**29, "resident")
-    text = printed(report.outcome(result(network("a", 0.9), supernets={"aggconv": training})), width)
+    text = printed(report.outcome(result(network("a", 0.9), supernets={"aggconv": training}), True), width)
     assert max(map(len, text.splitlines())) <= width
     assert "Supernet of aggconv: 42.10 ms per step, peak memory 536.9 MB (resident)." in " ".join(
         text.split()
@@ -280,10 +280,10 @@ def test_the_supernet_is_shown_by_kinds_of_layers(width):
 
 def test_layers_of_a_supernet_are_listed_on_request():
     outcome = result(network("a", 0.9), supernets={"aggconv": Training(LAYERS, 0.0421)})
-    text = printed(report.outcome(outcome, layers=False))
+    text = printed(report.outcome(outcome))
     assert "Supernet of aggconv: 42.10 ms per step." in text
     assert "stem" not in text
-    assert "stem" in printed(report.outcome(outcome))
+    assert "stem" in printed(report.outcome(outcome, layers=True))
 
 
 def test_what_is_not_known_of_a_supernet_is_said():

@@ -196,17 +196,17 @@ def measure(
     if as_json:
         done = [{**vars(m), "value": float(m.value), **m.value.details} for m in found.done]
         _print_json({"measured": done, "left_out": found.left_out, "failed": found.failed})
-        _told(found.failed)
+        _refuse(found.failed)
         return
     units = {m.metric: unit(m.metric, registry) for m in found.done}
     for part in _measurements(found.done, units):
         out.print(part, highlight=False)
     for sentence in found.left_out:
         out.print(f"Not measured: {sentence}", highlight=False, markup=False)
-    _told(found.failed)
+    _refuse(found.failed)
 
 
-def _told(failed: Sequence[str]) -> None:
+def _refuse(failed: Sequence[str]) -> None:
     """End with code 2 if some files could not be measured, as is said of each."""
     if failed:
         raise UsageError("\n       ".join(failed))

@@ -98,7 +98,7 @@ def known(clock: protocol.Clock, fingerprint: Mapping[str, Any]) -> tuple[float,
 
 
 def _key(clock: protocol.Clock, fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    kept = ("device", "cores", "variant", "card", "system", "runtime", "provider", "threads")
+    kept = ("device", "cores", "variant", "card", "driver", "system", "runtime", "provider", "threads")
     return {"revision": REVISION, "clock": clock.name, **{k: fingerprint.get(k) for k in kept}}
 
 

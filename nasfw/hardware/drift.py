@@ -28,16 +28,16 @@ _PASSES = 3
 # Less than this apart (in logarithms), the canaries are of one size.
 _APART = 1e-3
 # What a run of the wrong size counts in a median that nothing else counts in.
-_FAINT = 1e-9
+_FAINT = 1e-12
 
 SMALL, LARGE = 0, 1
 
 
 @dataclass(frozen=True)
 class Adjusted:
-    """Logarithms of seconds: ``levels`` [2 + networks], the canaries' first, of which a network of level
-    ``levels[i]`` is as large as the large one by the share ``shares[i]``; ``times`` [networks, rounds] are
-    free from drift, their medians the networks' levels.
+    """Logarithms of seconds: ``levels`` [2 + networks], the canaries' first; ``shares`` [2 + networks], how
+    far each is from the small canary to the large one; and ``times`` [networks, rounds], which are free from
+    drift and have the networks' levels as medians.
     """
 
     levels: Array
@@ -78,5 +78,8 @@ def adjust(members: Sequence[Sequence[int]], seconds: Sequence[Sequence[float]])
             for counts in (1 - share, share)
         )
         free = times - (1 - share) * as_small - share * as_large
+        used = levels[:2]
         levels = np.array([np.median(free[where]) for where in runs])
+    # The times are relative to these: a network that is measured alone is compared with nothing but canaries.
+    levels[:2] = used
     return Adjusted(levels, shares, np.array([free[where] for where in runs[2:]]))

@@ -105,16 +105,16 @@ def side_by_side(model: Any, count: int) -> Any:
     """
     from onnx import TensorProto, compose, helper
 
-    (input,), (output,) = model.graph.input, model.graph.output
+    (source,), (output,) = model.graph.input, model.graph.output
     many = type(model)()
     many.CopyFrom(model)
     del many.graph.node[:], many.graph.initializer[:], many.graph.value_info[:]
     nodes, sums = many.graph.node, [f"{i}/{output.name}" for i in range(count)]
     for i in range(count):
-        part = compose.add_prefix(model, f"{i}/").graph
+        part = compose.add_prefix(model, f"{i}/", rename_functions=False).graph
         many.graph.initializer.append(helper.make_tensor(f"{i}/shift", TensorProto.FLOAT, [], [float(i)]))
         many.graph.initializer.extend(part.initializer)
-        nodes.append(helper.make_node("Add", [input.name, f"{i}/shift"], [f"{i}/{input.name}"]))
+        nodes.append(helper.make_node("Add", [source.name, f"{i}/shift"], [f"{i}/{source.name}"]))
         nodes.extend(part.node)
     nodes.append(helper.make_node("Sum", sums, [output.name]))
     return many

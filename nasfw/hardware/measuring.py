@@ -22,7 +22,7 @@ from nasfw.values import Measured, Unsupported, UsageError
 log = logging.getLogger("nasfw")
 
 # Kept measurements are void if the way of measuring changes.
-REVISION = 1
+REVISION = 2
 # Networks that are open at once: so many, and so many bytes of them. The last few are kept open.
 _AT_ONCE, _BYTES, _KEPT = 128, 2**28, 4
 # Below this drift the reference cannot be what it should be.
@@ -138,6 +138,8 @@ def measure(
     found = {name: _recall(key) if reuse else None for name, (_, key) in distinct.items()}
     missing = [distinct[name] for name, value in found.items() if value is None]
     canaries = _known_family([s for s, _ in missing], runtime) if metric == "latency" else None
+    # These may be on a scale of their own, which others must not be compared on.
+    coarse = canaries is None and _is_rough(rounds)
     for part in _portions(missing):
         with _alone(), _failing():
             # Another process may have measured them while this one waited.
@@ -150,7 +152,7 @@ def measure(
                 values = [_SINGLY[metric](_session(s, runtime)) for s in fresh]
         for (subject, key), measured in zip(part, values, strict=True):
             found[subject.key] = measured
-            if "unsure" not in measured.remark:
+            if "unsure" not in measured.remark and not (coarse and _too_fast(measured)):
                 caches.remember("measurements", key, {"value": float(measured), **measured.details})
     return [value for s in subjects if (value := found[s.key]) is not None]
 
@@ -264,8 +266,6 @@ def _latency(
     subjects: Sequence[Subject], runtime: Runtime, rounds: int | None, family: Mapping[Subject, float] | None
 ) -> list[Measured]:
     plan = protocol.Plan() if rounds is None else protocol.Plan(most=rounds, seconds=_SECONDS)
-    # A few rounds are for comparing networks with each other, whatever the scale.
-    rough = rounds is not None and rounds < _ROUNDS
     timer = clock(runtime)
     if family is not None and len(family) == 2:
         small, large = (_session(s, runtime).bound() for s in family)
@@ -276,12 +276,21 @@ def _latency(
     sessions = [_session(s, runtime) for s in subjects]
     runs = [s.bound() for s in sessions]
     values = protocol.measure(runs, (small, large), (fast, slow), timer, plan)
-    if family is None and not rough and any((v.drift or 1.0) < _FASTER for v in values):
+    if family is None and not _is_rough(rounds) and any(map(_too_fast, values)):
         # A device cannot be faster than undisturbed: it was disturbed when that was measured.
         log.info("the reference networks' times were taken on a busy device and are measured again")
         reference = canary.reference(runtime, timer, fingerprint(runtime), anew=True)
         values = protocol.measure(runs, (small, large), reference, timer, plan)
     return [_remarked(v, s.remark) for v, s in zip(values, sessions, strict=True)]
+
+
+def _is_rough(rounds: int | None) -> bool:
+    """Whether networks are to be compared with each other only, whatever the scale."""
+    return rounds is not None and rounds < _ROUNDS
+
+
+def _too_fast(value: Measured) -> bool:
+    return (value.drift or 1.0) < _FASTER
 
 
 def _remarked(value: Measured, remark: str) -> Measured:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nasfw.hardware import drift
+from nasfw.hardware.drift import LARGE, SMALL, Adjusted, adjust
 from nasfw.hardware.machine import conditions
 from nasfw.hardware.statistics import median_interval
 from nasfw.values import Measured
@@ -38,7 +38,7 @@ Array = NDArray[np.float64]
 _SAMPLE = 1e-3
 # Runs that take less are made once before they are timed.
 _SHORT = 2e-3
-# Networks share one run of the canaries before them, up to so many and so many times their time together.
+# Networks share one run of the canaries before them, up to so many, and on average so many times their time.
 _GROUP, _SHARE = 24, 4.0
 # So many times its seconds by the clock may a measurement take by the wall clock.
 _PATIENCE = 10.0
@@ -156,22 +156,29 @@ class _Sample:
 
 
 @dataclass
-class _Record:
-    """What ran, the two canaries first; the ``members`` of each group, and the seconds they took."""
+class _Turns:
+    """What runs, the two canaries first; the ``members`` of each group that ran, and their ``seconds``."""
 
     samples: Sequence[_Sample]
     members: list[list[int]] = field(default_factory=list)
     seconds: list[list[float]] = field(default_factory=list)
     spent: float = 0.0
 
-    def adjusted(self) -> drift.Adjusted:
-        """Levels and times without drift."""
-        return drift.adjust(self.members, self.seconds)
+    def take(self, members: list[int], clock: Clock) -> None:
+        """Run a group."""
+        chosen = [self.samples[i] for i in members]
+        block = [[sample.by(clock) for sample in chosen] for _ in range(clock.block)]
+        self.spent += sum(t * s.times for row in block for t, s in zip(row, chosen, strict=True))
+        self.members.append(members)
+        self.seconds.append([min(column) for column in zip(*block, strict=True)])
 
-    def slower(self) -> Array:
-        """Logarithms of what each canary took [2]."""
-        median_pair: Array = np.median(np.log([row[:2] for row in self.seconds]), axis=0)
-        return median_pair
+    def adjusted(self) -> Adjusted:
+        """Levels and times without drift."""
+        return adjust(self.members, self.seconds)
+
+    def canaries(self) -> Array:
+        """Logarithms of what each took [2]."""
+        return np.median(np.log([row[:2] for row in self.seconds]), axis=0)
 
 
 def measure(
@@ -183,12 +190,12 @@ def measure(
     value whose drift stays beyond the plan's bound says so in its remark, which then begins with "unsure".
     """
     plan = plan or Plan()
-    samples = [_Sample.of(run, clock) for run in (*canaries, *runs)]
-    if len(samples) == 2:
+    if not runs:
         return []
+    samples = [_Sample.of(run, clock) for run in (*canaries, *runs)]
     for attempt in range(1, plan.attempts + 1):
-        record = _attempt(samples, clock, plan)
-        values = _values(record, reference, clock, plan, attempt)
+        turns = _attempt(samples, clock, plan)
+        values = _values(turns, reference, clock, plan, attempt)
         if attempt == plan.attempts or all(plan.calm(value.drift or 1.0) for value in values):
             break
         time.sleep(0.2 * attempt)
@@ -208,57 +215,46 @@ def _warm(run: Run, clock: Clock) -> float:
     return last[-1]
 
 
-def _attempt(samples: Sequence[_Sample], clock: Clock, plan: Plan) -> _Record:
-    record = _Record(samples)
-    networks = len(samples) - 2
-    seconds = plan.seconds * networks
+def _attempt(samples: Sequence[_Sample], clock: Clock, plan: Plan) -> _Turns:
+    turns = _Turns(samples)
+    seconds = plan.seconds * (networks := len(samples) - 2)
     canaries, others = sum(s.seconds for s in samples[:2]), sum(s.seconds for s in samples[2:])
-    groups = min(networks, max(math.ceil(networks / _GROUP), round(others / (_SHARE * canaries))))
+    # A coarse clock may show no time at all.
+    slow = math.ceil(others / (_SHARE * canaries)) if canaries else 1
+    groups = min(networks, max(slow, math.ceil(networks / _GROUP)))
+    # The interval is worth computing now and then only, of many networks less often.
+    every = 8 * math.ceil(networks / _GROUP)
     # Always the same orders, so that a measurement can be repeated.
     rng = np.random.default_rng(0)
     start = time.perf_counter()
     for done in range(1, plan.most + 1):
         for chosen in np.array_split(rng.permutation(networks), groups):
-            _group(record, [drift.SMALL, drift.LARGE, *(chosen + 2)], clock)
+            turns.take([SMALL, LARGE, *(chosen + 2)], clock)
         # Work that is stuck behind other work must end as well.
         if done >= 3 and time.perf_counter() - start > _PATIENCE * max(seconds, 1.0):
             break
         if done < plan.least:
             continue
         # By the clock that measures: other work must not cost repetitions.
-        if record.spent >= seconds:
+        if turns.spent >= seconds:
             break
-        # The interval is worth computing now and then only.
-        if done % 8 == 0 and _settled(record, plan.width):
+        if done % every == 0 and _settled(turns, plan.width):
             break
-    return record
+    return turns
 
 
-def _group(record: _Record, members: list[int], clock: Clock) -> None:
-    samples = [record.samples[i] for i in members]
-    block = [[sample.by(clock) for sample in samples] for _ in range(clock.block)]
-    record.spent += sum(t * s.times for row in block for t, s in zip(row, samples, strict=True))
-    record.members.append(members)
-    record.seconds.append([min(column) for column in zip(*block, strict=True)])
+def _settled(turns: _Turns, width: float) -> bool:
+    rows = np.exp(turns.adjusted().times)
+    return all(float(np.ptp(median_interval(row)) / np.median(row)) <= width for row in rows)
 
 
-def _settled(record: _Record, width: float) -> bool:
-    for row in np.exp(record.adjusted().times):
-        low, high = median_interval(row)
-        if high - low > width * float(np.median(row)):
-            return False
-    return True
-
-
-def _values(
-    record: _Record, reference: Pair[float], clock: Clock, plan: Plan, attempts: int
-) -> list[Measured]:
-    adjusted, now, found = record.adjusted(), conditions(), []
+def _values(turns: _Turns, reference: Pair[float], clock: Clock, plan: Plan, attempts: int) -> list[Measured]:
+    adjusted, now, found = turns.adjusted(), conditions(), []
     # From the canaries' levels in this measurement to those on the undisturbed device.
     calm = np.exp(adjusted.scale(np.log(reference) - adjusted.levels[:2]))
-    drifts = np.exp(adjusted.scale(record.slower() - np.log(reference)))
+    drifts = np.exp(adjusted.scale(turns.canaries() - np.log(reference)))
     rows = np.exp(adjusted.times) * calm[:, None]
-    for sample, row, slower in zip(record.samples[2:], rows, drifts, strict=True):
+    for sample, row, slower in zip(turns.samples[2:], rows, drifts, strict=True):
         middle = float(np.median(row))
         low, high = median_interval(row)
         unsure = (

@@ -70,6 +70,28 @@ def test_files_are_measured_and_the_values_are_told_with_their_intervals():
     assert "Measured by: processor time of the thread." in text
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_file_that_cannot_be_measured_is_told_beside_the_others(as_json):
+    """With an operation that no runtime has, after what could be measured; the code tells that one failed."""
+    onnx = pytest.importorskip("onnx")
+    bad = onnx.load("small.onnx")
+    bad.graph.node[0].op_type = "Levitate"
+    onnx.save(bad, "bad.onnx")
+    result = nasfw("measure", "bad.onnx", "small.onnx", "metrics=latency", *(["--json"] if as_json else []))
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith("error: latency of bad.onnx on host: ")
+    assert "Levitate" in result.stderr
+    if as_json:
+        told = json.loads(result.stdout)
+        assert [m["file"] for m in told["measured"]] == ["small.onnx"]
+        assert len(told["failed"]) == 1
+    else:
+        assert "small.onnx" in result.stdout
+    alone = nasfw("measure", "bad.onnx", "metrics=latency")
+    assert (alone.exit_code, alone.stdout) == (2, "")
+    assert "error: latency of bad.onnx on host: " in alone.stderr
+
+
 def test_settings_of_the_device_are_written_as_for_a_run():
     arguments = ("small.onnx", "hardware=[{host: {threads: 2}}]", "metrics=[memory]")
     told = json.loads(nasfw("measure", *arguments, "--json").stdout)["measured"]

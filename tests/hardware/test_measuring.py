@@ -246,6 +246,16 @@ def test_a_reference_that_was_disturbed_is_taken_again_unless_the_scale_does_not
     assert value == pytest.approx(1e-2 * times, rel=EXACT)
 
 
+def test_rough_values_on_a_scale_of_their_own_are_not_kept(world, monkeypatch):
+    """Else a later measurement would compare them with others."""
+    a, b = world.subject("a", 1e-2), world.subject("b", 1e-2)
+    monkeypatch.setattr(canary, "reference", lambda *_, anew=False: (SMALL / 0.8, LARGE / 0.8))
+    assert measure("latency", [a], RUNTIME, 5) == pytest.approx([1.25e-2], rel=EXACT)
+    monkeypatch.setattr(canary, "reference", lambda *_, anew=False: (SMALL, LARGE))
+    assert measure("latency", [a, b], RUNTIME, 5) == pytest.approx([1e-2, 1e-2], rel=EXACT)
+    assert world.measured == [1, 2]
+
+
 def test_remarks_of_networks_come_along(world, monkeypatch):
     a = world.subject("a", 1e-2, remark="outputs differ")
     assert measure("latency", [a], RUNTIME)[0].remark == "outputs differ"

@@ -227,7 +227,7 @@ def test_short_runs_are_taken_together_until_they_take_a_millisecond(world):
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(2e-3, 1.0), max_size=40), st.floats(2e-3, 0.5))
 def test_results_keep_their_order_however_they_are_grouped(times, small):
-    """Up to sixteen share a canary, fewer if they are slow."""
+    """Up to 24 share a canary, fewer if they are slow."""
     world = World()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "time", world)

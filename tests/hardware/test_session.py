@@ -189,7 +189,7 @@ class Fallback:
         self.asked = None
 
     def get_available_providers(self):
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
     def opened(self, model, options, providers):
         self.asked = providers
@@ -204,6 +204,16 @@ def test_another_provider_is_not_taken_silently(monkeypatch):
     with pytest.raises(Unsupported, match="on CPUExecutionProvider, not on CUDAExecutionProvider as asked"):
         open_session(model, Runtime(CUDA.provider, 2))
     assert fallback.asked == [(CUDA.provider, {"device_id": 2, "user_compute_stream": "5", "use_tf32": "0"})]
+
+
+def test_cuda_is_not_offered_what_tensorrt_cannot_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("NASFW_CACHE", str(tmp_path))
+    fallback = Fallback()
+    monkeypatch.setitem(sys.modules, "onnxruntime", fallback)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda index: SimpleNamespace(cuda_stream=5))
+    with pytest.raises(Unsupported, match="not on TensorrtExecutionProvider as asked"):
+        open_session(serialised(nn.Linear(4, 3), (4,)), Runtime("TensorrtExecutionProvider"))
+    assert [name for name, _ in fallback.asked] == ["TensorrtExecutionProvider"]
 
 
 def test_an_empty_batch_is_refused():

@@ -56,6 +56,12 @@ def test_a_weight_is_how_often_a_value_counts(pairs):
     assert weighted_median(values, 0.1 * weights) == expected
 
 
+def test_faint_values_do_not_count_beside_others():
+    values, weights = np.array([0.0, 1.0, *[0.1] * 24]), np.array([1.0, 1.0, *[1e-12] * 24])
+    assert weighted_median(values, weights) == 0.5
+    assert weighted_median(values[2:], weights[2:]) == 0.1
+
+
 def test_medians_are_taken_along_the_last_axis():
     rng = np.random.default_rng(0)
     values = rng.normal(size=(3, 4, 6))
