@@ -1,13 +1,13 @@
 """Joules per inference against meters whose power is known."""
 
 import json
+import math
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from nasfw.hardware import rapl
 from nasfw.hardware.energy import Rapl, cpu_meter, per_inference
 from nasfw.values import Unsupported
 
@@ -230,7 +231,10 @@ RANGE = 262_143_328_850
 
 
 class Powercap:
-    """A powercap tree whose counters advance every millisecond, near their end at first."""
+    """A powercap tree whose counters advance every millisecond, near their end at first.
+
+    They are written when they are about to be read: a thread that did it would be late on a busy machine.
+    """
 
     # Name, watts at rest and how many more at work; those counted are packages and memory.
     DOMAINS: ClassVar = {
@@ -246,37 +250,27 @@ class Powercap:
     def __init__(self, root):
         self.root = root
         self.begun = time.perf_counter()
-        self.worked, self.since, self.stopped = 0.0, None, False
-        self.lock = threading.Lock()
+        self.worked, self.since = 0.0, None
         for folder, (name, _, _) in self.DOMAINS.items():
             (root / folder).mkdir()
             (root / folder / "name").write_text(f"{name}\n")
             (root / folder / "max_energy_range_uj").write_text(f"{RANGE}\n")
         self.files = [os.open(root / folder / "energy_uj", os.O_RDWR | os.O_CREAT) for folder in self.DOMAINS]
         self.write()
-        self.thread = threading.Thread(target=self.advance, daemon=True)
 
     def write(self):
-        with self.lock:
-            now = time.perf_counter()
-            worked = self.worked + (now - self.since if self.since else 0)
-            for file, (_, idle, busy) in zip(self.files, self.DOMAINS.values(), strict=True):
-                joules = idle * (now - self.begun) + busy * worked
-                os.pwrite(file, b"%020d\n" % (int(RANGE - 8e6 + 1e6 * joules) % RANGE), 0)
-
-    def advance(self):
-        while not self.stopped:
-            self.write()
-            time.sleep(0.001)
+        now = self.begun + math.floor(1e3 * (time.perf_counter() - self.begun)) / 1e3
+        worked = self.worked + (max(0.0, now - self.since) if self.since else 0)
+        for file, (_, idle, busy) in zip(self.files, self.DOMAINS.values(), strict=True):
+            joules = idle * (now - self.begun) + busy * worked
+            os.pwrite(file, b"%020d\n" % (int(RANGE - 8e6 + 1e6 * joules) % RANGE), 0)
 
     def work(self, seconds):
         """Joules that the work added."""
-        with self.lock:
-            self.since = begun = time.perf_counter()
+        self.since = begun = time.perf_counter()
         time.sleep(seconds)
-        with self.lock:
-            taken = time.perf_counter() - begun
-            self.worked, self.since = self.worked + taken, None
+        taken = time.perf_counter() - begun
+        self.worked, self.since = self.worked + taken, None
         return self.BUSY * taken
 
     def shown(self, folder):
@@ -284,12 +278,17 @@ class Powercap:
 
 
 @pytest.fixture
-def powercap(tmp_path):
+def powercap(tmp_path, monkeypatch):
     tree = Powercap(tmp_path)
-    tree.thread.start()
+    number = rapl._number
+
+    def current(file):
+        if file.name == "energy_uj":
+            tree.write()
+        return number(file)
+
+    monkeypatch.setattr(rapl, "_number", current)
     yield tree
-    tree.stopped = True
-    tree.thread.join()
     for file in tree.files:
         os.close(file)
 
