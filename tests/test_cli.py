@@ -501,6 +501,7 @@ def test_a_plugin_that_raises_is_named_and_the_others_work():
     assert "aggconv" in output
 
 
+@pytest.mark.slow
 def test_several_processes_make_the_same_records():
     settings = ("task=my.npz", "final=false", *RANDOM[:-1])
     assert nasfw("run", *settings, "folder=one").exit_code == 0

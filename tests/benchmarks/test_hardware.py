@@ -10,6 +10,7 @@ import time
 import warnings
 
 import numpy as np
+import pytest
 import torch
 from scipy.stats import kendalltau
 
@@ -71,6 +72,7 @@ def unguarded(subject):
     return statistics.median(seconds(run) for _ in range(50))
 
 
+@pytest.mark.slow
 def test_latencies_repeat(benchmark):
     """The same networks again and again: coefficients of variation and rank correlation, in new sessions."""
     candidates = samples(AggConv(TASK), 12 if benchmark.enabled else 2)
@@ -94,6 +96,7 @@ def test_latencies_repeat(benchmark):
     benchmark.pedantic(ANEW.measure_all, args=("latency", candidates[:2]), rounds=1)
 
 
+@pytest.mark.slow
 def test_predicted_against_measured(benchmark):
     """Random networks: an error of 3 % at most and a rank correlation of 0.97 at least are wanted."""
     space = AggConv(TASK, preset="default" if benchmark.enabled else "baby")
