@@ -29,8 +29,6 @@ from nasfw.values import Architecture, Measured, Unsupported, UsageError
 
 # Cards of a machine that are looked for at most.
 _CARDS = 64
-# Whoever asks for a measurement can wait for a good one.
-_ROUNDS = 200
 _RESAMPLES = 1000
 
 
@@ -178,17 +176,11 @@ def measure(
 def _one_by_one(device: Device, metric: str, models: Sequence[bytes]) -> list[float | UsageError]:
     """``metric`` of each model, in turns; where one cannot be measured, one after the other, or why not."""
     try:
-        return [*device.measure_onnx(metric, models, _ROUNDS)]
+        return [*device.measure_onnx(metric, models, measuring.THOROUGH)]
     except UsageError as reason:
         if len(models) == 1:
             return [reason]
-    found: list[float | UsageError] = []
-    for model in models:
-        try:
-            found += device.measure_onnx(metric, [model], _ROUNDS)
-        except UsageError as reason:
-            found.append(reason)
-    return found
+    return [value for model in models for value in _one_by_one(device, metric, [model])]
 
 
 def _anew(device: Device) -> Device:

@@ -268,12 +268,13 @@ def supernet(label: str, training: Training, layers: bool) -> list[RenderableTyp
         figures.append(f"peak memory {memory}({training.remark})")
     elif training.remark:
         figures.append(f"peak memory unknown ({training.remark})")
+    line = Text(f"Supernet of {label}: {', '.join(figures) or 'no figures'}.")
+    if not (layers and training.layers):
+        return [line]
     kinds: dict[str, list[str]] = {}
     for layer, way in training.layers.items():
         kinds.setdefault(way, []).append(layer)
-    rows = [{"layers": _some(layers), "computed": way} for way, layers in kinds.items()]
-    line = Text(f"Supernet of {label}: {', '.join(figures) or 'no figures'}.")
-    return [line, text_table(rows)] if layers and rows else [line]
+    return [line, text_table([{"layers": _some(names), "computed": way} for way, names in kinds.items()])]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,4 +1,9 @@
-"""Settings of all tests."""
+"""Settings of all tests, and what several of them need."""
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -13,3 +18,32 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NASFW_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def served():
+    """Starts a script that says when it is ready; what that gives sends it a line, and returns its answer."""
+    with ExitStack() as stack:
+
+        def start(script, **variables):
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", script],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    env={**os.environ, **variables},
+                )
+            )
+            # At its end it is waited for, so it must know that there is nothing more to come.
+            stack.callback(process.stdin.close)
+            assert process.stdout.readline() == "ready\n"
+
+            def ask(line):
+                process.stdin.write(f"{line}\n")
+                process.stdin.flush()
+                return int(process.stdout.readline())
+
+            return ask
+
+        yield start

@@ -596,27 +596,12 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def forked():
+def forked(served):
     """Run a command in a process that is killed after so many seconds; its wait status."""
     if not hasattr(os, "fork"):
         pytest.skip("needs processes that fork")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-        assert process.stdout.readline() == "ready\n"
-
-        def run_once(*arguments, delay=None):
-            process.stdin.write(json.dumps([delay, arguments]) + "\n")
-            process.stdin.flush()
-            return int(process.stdout.readline())
-
-        yield run_once
-        process.stdin.close()
+    ask = served(SERVER, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    return lambda *arguments, delay=None: ask(json.dumps([delay, arguments]))
 
 
 def kill_and_resume(forked, settings, kills):

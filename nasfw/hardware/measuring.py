@@ -27,8 +27,9 @@ REVISION = 2
 _AT_ONCE, _BYTES, _KEPT = 128, 2**28, 4
 # Below this drift the reference cannot be what it should be.
 _FASTER = 0.9
-# How often the two networks of a family are taken, on which the scale of a whole search rests.
-_ROUNDS = 200
+# How often networks are taken whose scale counts: the two of a family, on which that of a whole search rests,
+# and files, since whoever asks for a measurement can wait for a good one. Fewer rounds are for comparing.
+THOROUGH = 200
 # Where the number of rounds is given, they may take so many seconds per network.
 _SECONDS = 1.0
 # Another process that measures is waited for so long; measuring beside it is better than not at all.
@@ -199,7 +200,7 @@ def _known_family(subjects: Sequence[Subject], runtime: Runtime) -> dict[Subject
         return None
     try:
         pair = subjects[0].family()
-        times = measure("latency", pair, runtime, _ROUNDS)
+        times = measure("latency", pair, runtime, THOROUGH)
     except Unsupported as reason:
         log.info("measuring beside networks of another kind: %s", reason)
         return None
@@ -286,7 +287,7 @@ def _latency(
 
 def _is_rough(rounds: int | None) -> bool:
     """Whether networks are to be compared with each other only, whatever the scale."""
-    return rounds is not None and rounds < _ROUNDS
+    return rounds is not None and rounds < THOROUGH
 
 
 def _too_fast(value: Measured) -> bool:

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -92,9 +93,7 @@ def _times(
     models = [[to_onnx(part, shape, batch) for part, shape in row] for row in _parts(space, shapes)]
     # Layers of one shape have the same options, of which each needs to be measured once.
     keys = [[content_key(model) for model in row] for row in models]
-    distinct = {
-        k: m for row, names in zip(models, keys, strict=True) for m, k in zip(row, names, strict=True)
-    }
+    distinct = dict(zip(chain(*keys), chain(*models), strict=True))
     several = [side_by_side(model, copies).SerializeToString() for model in distinct.values()]
     values = device.measure_onnx("latency", several, _ROUNDS)
     seconds = dict(zip(distinct, np.array(values) / copies, strict=True))

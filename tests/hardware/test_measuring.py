@@ -290,7 +290,7 @@ def test_values_are_in_units_of_the_familys_known_times(world, slower):
     """If those are so many times larger, then so are the values, whatever other canaries take."""
     pair = world.subject("plain", 2e-2), world.subject("other", 1e-2)
     for subject, t in zip(pair, (2e-2, 1e-2), strict=True):
-        key = measuring._key("latency", subject, RUNTIME, measuring._ROUNDS)
+        key = measuring._key("latency", subject, RUNTIME, measuring.THOROUGH)
         caches.remember("measurements", key, {"value": slower * t})
     times = [1e-2, 1.5e-2, 5e-3, 4e-2]
     subjects = [world.subject(str(t), t, family=lambda: pair) for t in times]
@@ -307,7 +307,7 @@ def test_of_the_family_the_faster_one_is_the_small_canary(world, turned):
     pair = [world.subject(key, t) for key, (t, _) in known.items()][:: -1 if turned else 1]
     for subject in pair:
         t, factor = known[subject.key]
-        key = measuring._key("latency", subject, RUNTIME, measuring._ROUNDS)
+        key = measuring._key("latency", subject, RUNTIME, measuring.THOROUGH)
         caches.remember("measurements", key, {"value": factor * t})
     subjects = [world.subject(str(t), t, family=lambda: tuple(pair)) for t in (5e-3, 2e-2, 8e-2)]
     found = measure("latency", subjects, RUNTIME)
@@ -320,7 +320,7 @@ def test_the_familys_own_times_are_measured_first_and_once(world):
     for subject in (a, b):
         assert measure("latency", [subject], RUNTIME) == pytest.approx([1.5e-2], rel=EXACT)
     assert world.measured == [2, 1, 1]
-    again = measure("latency", pair, RUNTIME, measuring._ROUNDS)
+    again = measure("latency", pair, RUNTIME, measuring.THOROUGH)
     assert again == pytest.approx([2e-2, 1e-2], rel=EXACT)
     assert world.measured == [2, 1, 1]
 

@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -566,26 +565,11 @@ def small_search(folder: Path) -> None:
 
 
 @pytest.fixture
-def searched():
+def searched(served):
     """Search in a folder, in a process that is killed after so many seconds; its exit status."""
     paths = [str(Path(__file__).parent), *(p for p in sys.path if p)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-        assert process.stdout.readline() == "ready\n"
-
-        def run_once(folder: Path, delay: float | str = "never") -> int:
-            process.stdin.write(f"{folder} {delay}\n")
-            process.stdin.flush()
-            return int(process.stdout.readline())
-
-        yield run_once
-        process.stdin.close()
+    ask = served(SERVER, PYTHONPATH=os.pathsep.join(paths), OPENBLAS_NUM_THREADS="1")
+    return lambda folder, delay="never": ask(f"{folder} {delay}")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
