@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nasfw import junctions
+from nasfw.junctions import Junction
 from nasfw.values import (
     Architecture,
     CostTable,
@@ -40,6 +41,7 @@ __all__ = [
     "Evaluate",
     "Executor",
     "Job",
+    "Junction",
     "Measure",
     "Measured",
     "Mixture",
@@ -106,15 +108,22 @@ class Task(ABC):
 class Supernet(nn.Module, ABC):
     """One network that holds every architecture of a space.
 
-    ``cost`` is the time of one training step in steps of an average architecture of the space; the engine
-    needs it to give random search the same budget.
+    ``cost`` is the time of one training step in steps of an average architecture of the space, and
+    ``path_cost`` that of a step under a one-hot mixture; the engine needs them to give random search the same
+    budget.
     """
 
     cost: float = 1.0
+    path_cost: float = 1.0
 
     @abstractmethod
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
-        """Output under ``mixture``; one-hot weights give the standalone network's output."""
+        """Output under ``mixture``; one-hot weights give the standalone network's output.
+
+        The output is linear in each decision's weights, which usually sum to 1. The weights of the options
+        may be left without gradient where the mixture has a zero; the mixture's own gradient is exact for
+        every option, if it needs one.
+        """
 
     @abstractmethod
     def weights(self, architecture: Architecture) -> Mapping[str, Tensor]:
@@ -130,12 +139,23 @@ class Supernet(nn.Module, ABC):
 
 
 class SearchSpace(ABC):
-    """A set of networks, described by independent decisions among JSON scalars."""
+    """A set of networks, described by decisions among JSON scalars.
+
+    Decisions are independent but for ``junctions``. ``skips`` are the options that pass their input on
+    unchanged, if there are any: a search that takes nearly nothing else has collapsed.
+    """
+
+    skips: ClassVar[frozenset[Option]] = frozenset()
 
     @property
     @abstractmethod
     def decisions(self) -> Mapping[str, Sequence[Option]]:
         """What there is to decide, in order: name -> options."""
+
+    @property
+    def junctions(self) -> Sequence[Junction]:
+        """Which decisions are edges into one node, and how many of these are kept; none by default."""
+        return ()
 
     @property
     @abstractmethod
@@ -157,6 +177,20 @@ class SearchSpace(ABC):
         """
         return self
 
+    def partial(self, share: int) -> SearchSpace:
+        """The space whose supernet sends 1 / ``share`` of the channels through its mixtures (PC-DARTS).
+
+        The others bypass them. This space by default.
+        """
+        return self
+
+    def modules(self, decision: str) -> Sequence[str]:
+        """Paths, in a built network, of the modules that a decision decides: the one of its name by default.
+
+        An option without modules has none of these.
+        """
+        return (decision,)
+
     def supernet(self) -> Supernet:
         """The network that holds them all; Unsupported if the space offers none."""
         raise Unsupported(f"space {type(self).__name__} offers no supernet, which one-shot strategies need")
@@ -164,26 +198,28 @@ class SearchSpace(ABC):
     @property
     def size(self) -> int:
         """Number of architectures."""
-        return math.prod(len(options) for options in self.decisions.values())
+        return junctions.size(self.decisions, self.junctions)
 
     def sample(self, rng: np.random.Generator) -> Architecture:
         """An architecture drawn uniformly."""
-        return tuple(options[int(rng.integers(len(options)))] for options in self.decisions.values())
+        return junctions.sample(self.decisions, self.junctions, rng)
 
     def mutate(self, architecture: Architecture, rng: np.random.Generator) -> Architecture:
-        """``architecture`` with one decision changed to another option, uniformly."""
-        open_decisions = [i for i, options in enumerate(self.decisions.values()) if len(options) > 1]
-        if not open_decisions:
-            return architecture
-        changed = int(rng.choice(open_decisions))
-        options = [o for o in list(self.decisions.values())[changed] if o != architecture[changed]]
-        option = options[int(rng.integers(len(options)))]
-        return (*architecture[:changed], option, *architecture[changed + 1 :])
+        """``architecture`` with one decision changed to another option, or one edge moved, uniformly."""
+        return junctions.mutate(self.decisions, self.junctions, architecture, rng)
+
+    def discretise(self, scores: Sequence[Sequence[float]] | Mixture) -> Architecture:
+        """The architecture of the largest sum of scores: weights, logits or gains, decision by decision."""
+        rows = [s.detach().tolist() if isinstance(s, Tensor) else s for s in scores]
+        return junctions.best(self.decisions, self.junctions, rows)
 
 
 @dataclass
 class Candidate:
-    """What an objective is shown: an architecture on a task, trained if ``weights`` are given."""
+    """What an objective is shown: an architecture on a task, trained if ``weights`` are given.
+
+    ``recipe`` says how it is or would be trained, where that is known.
+    """
 
     space: SearchSpace
     task: Task
@@ -191,6 +227,7 @@ class Candidate:
     split: Split = "valid"
     weights: Mapping[str, Tensor] | None = None
     compute: str = "cpu"
+    recipe: Recipe | None = None
 
     @cached_property
     def model(self) -> nn.Module:
@@ -262,7 +299,8 @@ class Device(ABC):
 class Objective(ABC):
     """One number about a candidate. ``trained`` says whether it depends on the trained weights.
 
-    An objective with ``trained = False`` is a property of the architecture and measured once for each. One
+    An objective with ``trained = False`` is a property of the architecture and measured once for each, unless
+    it is ``looked_up``: then it is what a training by the candidate's recipe gave, read from a table. One
     with a dataclass field ``device`` is made once per device and named ``metric@device``.
     """
 
@@ -270,6 +308,7 @@ class Objective(ABC):
     unit: ClassVar[str] = ""
     maximise: ClassVar[bool] = False
     trained: ClassVar[bool] = False
+    looked_up: ClassVar[bool] = False
     device: Device | None = None
 
     @abstractmethod
@@ -281,6 +320,11 @@ class Objective(ABC):
         return None
 
     @property
+    def fixed(self) -> bool:
+        """Whether the value is a property of the architecture, whatever became of its training."""
+        return not (self.trained or self.looked_up)
+
+    @property
     def name(self) -> str:
         """The name in records."""
         return self.metric if self.device is None else f"{self.metric}@{self.device.name}"
@@ -289,7 +333,7 @@ class Objective(ABC):
     def reading(self) -> Measure:
         """How to read this objective's values without its code."""
         device = None if self.device is None else self.device.name
-        return Measure(self.name, self.unit, self.maximise, device, self.trained)
+        return Measure(self.name, self.unit, self.maximise, device, not self.fixed)
 
 
 @dataclass(frozen=True)
@@ -315,7 +359,7 @@ class Trial:
 class Problem:
     """What a strategy is given.
 
-    ``objectives`` that need training come before those that do not, so the first one is the quality whenever
+    ``objectives`` of trainings come before those of architectures, so the first one is the quality whenever
     there is one. ``recipe`` is the task's with the user's changes. ``folder`` is where a strategy may keep
     checkpoints of its own training.
     """

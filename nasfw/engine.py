@@ -120,7 +120,7 @@ class Evaluator:
     def _learn(self, record: Record) -> None:
         if record.error is None and record.architecture not in self.properties:
             self.properties[record.architecture] = {
-                o.name: record.value(o.name) for o in self.setting.objectives if not o.trained
+                o.name: record.value(o.name) for o in self.setting.objectives if o.fixed
             }
 
 

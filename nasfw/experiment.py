@@ -330,7 +330,7 @@ def _objectives(
     double = sorted({n for n in names if names.count(n) > 1})
     if double:
         raise UsageError(f"{', '.join(double)}: such an objective is given twice")
-    return sorted(made, key=lambda o: not o.trained)
+    return sorted(made, key=lambda o: o.fixed)
 
 
 def _default_objectives(registry: Registry, task: Task, devices: Sequence[Device]) -> list[Objective]:

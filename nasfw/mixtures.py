@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from nasfw.contracts import Architecture, Option
+from nasfw.values import Architecture, Option
 
 Decisions = Mapping[str, Sequence[Option]]
 

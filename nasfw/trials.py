@@ -69,7 +69,8 @@ def evaluate_trial(setting: Setting, trial: Trial, known: Mapping[str, float], l
     start = time.perf_counter()
     learn, judge = _SPLITS[setting.phase]
     candidate = Candidate(
-        setting.space, setting.task, trial.architecture, judge, trial.weights, setting.compute
+        *(setting.space, setting.task, trial.architecture, judge, trial.weights, setting.compute),
+        recipe=trial.recipe,
     )
     values, error = dict(known), None
     try:
@@ -79,7 +80,7 @@ def evaluate_trial(setting: Setting, trial: Trial, known: Mapping[str, float], l
                 # First, so that a device that is gone is noticed before a training; with random numbers of
                 # its own, so that a training is the same whether anything was measured before it or not.
                 with seeded(trial.recipe.seed):
-                    values |= _measured(candidate, [o for o in setting.objectives if not o.trained], values)
+                    values |= _measured(candidate, [o for o in setting.objectives if o.fixed], values)
                 checkpoint = setting.checkpoint(trial.key)
                 training.fit(model, setting.task, trial.recipe, learn, setting.compute, checkpoint, label)
                 model.eval()

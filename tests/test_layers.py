@@ -15,6 +15,7 @@ ROOT = Path(nasfw.__file__).parent
 PLUGIN_FOLDERS = ("spaces", "strategies", "objectives", "hardware", "tasks")
 FOUNDATION = (
     "values",
+    "junctions",
     "progress",
     "caches",
     "costs",

@@ -112,7 +112,7 @@ class Dash(Strategy):
     def workload(self, problem: Problem) -> Workload:
         grid = list(self._grid(problem)) if self._has_grid else []
         # Without costs to trade off there are the preferred one, the plain backbone, and two in between.
-        most = self.candidates if any(not o.trained for o in problem.objectives) else 4
+        most = self.candidates if any(o.fixed for o in problem.objectives) else 4
         count = min(most, self.candidates, problem.space.size)
         passes = sum(r.passes for r in grid) + count * problem.recipe.passes
         return Workload(count + len(grid), passes, self.supernet_recipe(problem).passes)
@@ -196,7 +196,7 @@ class Dash(Strategy):
         """Architectures along the trade-off: the preferred one, then cheapest first within each cost."""
         decisions = problem.space.decisions
         gains = _gains(weights)
-        tables = [option_costs(problem, o) for o in problem.objectives if not o.trained]
+        tables = [option_costs(problem, o) for o in problem.objectives if o.fixed]
         if len(tables) > 1:
             scaled = [_normalised(table) for table in tables]
             tables.append([np.sum(rows, axis=0) for rows in zip(*scaled, strict=True)])
@@ -222,7 +222,7 @@ class Dash(Strategy):
         proposals = self.propose(problem, weights)
         if len(proposals) <= 1:
             return must
-        tables = {o.name: cost_table(problem, o) for o in problem.objectives if not o.trained}
+        tables = {o.name: cost_table(problem, o) for o in problem.objectives if o.fixed}
         ranked, values = [], []
         with progress.track("ranking proposals", len(proposals)) as bar:
             for architecture in proposals:
@@ -237,7 +237,7 @@ class Dash(Strategy):
         kept = np.flatnonzero(np.isfinite(table).all(axis=1))
         order = [ranked[kept[i]] for i in spread(table[kept], self.candidates)]
         chosen = list(dict.fromkeys([*must, *order]))
-        cost = next(o.reading for o in problem.objectives if not o.trained)
+        cost = next(o.reading for o in problem.objectives if o.fixed)
         price = dict(zip(ranked, as_costs(values, [cost])[:, 0].tolist(), strict=True))
         head = chosen[: max(len(must), self.candidates - _BETWEEN)]
         return list(dict.fromkeys([*head, *_between(price, head), *chosen]))[: self.candidates]

@@ -32,6 +32,7 @@ from nasfw.contracts import (
 )
 from nasfw.engine import Budget, search
 from nasfw.executors import Serial
+from nasfw.junctions import is_member
 from nasfw.mixtures import one_hot
 from nasfw.records import Records
 from nasfw.testing.toys import Echo, ToySpace, ToyTask, Wrong
@@ -139,19 +140,31 @@ class SpaceContract:
             assert all(isinstance(o, str | int | float | bool) for o in options)
 
     def test_size_is_the_number_of_combinations(self, space: SearchSpace) -> None:
-        assert space.size == math.prod(len(o) for o in space.decisions.values())
+        combinations = math.prod(len(o) for o in space.decisions.values())
+        assert 1 <= space.size <= combinations
+        if not any(j.selects for j in space.junctions):
+            assert space.size == combinations
 
     def test_samples_and_mutants_are_members(self, space: SearchSpace) -> None:
         rng = np.random.default_rng(0)
         sample = space.sample(rng)
         for architecture in (space.default, sample, space.mutate(sample, rng)):
             one_hot(space.decisions, architecture)
+            assert is_member(space.junctions, architecture)
 
     def test_a_mutant_differs_in_one_decision(self, space: SearchSpace) -> None:
+        """Or in two, if an edge takes the place of another one."""
         rng = np.random.default_rng(0)
         parent = space.default
-        changed = sum(a != b for a, b in zip(parent, space.mutate(parent, rng), strict=True))
-        assert changed == (1 if space.size > 1 else 0)
+        mutant = space.mutate(parent, rng)
+        changed = {i for i, (a, b) in enumerate(zip(parent, mutant, strict=True)) if a != b}
+        together = [j for j in space.junctions if j.selects and changed <= set(j.decisions)]
+        assert len(changed) == (1 if space.size > 1 else 0) or (len(changed) == 2 and together)
+
+    def test_discretising_inverts_one_hot(self, space: SearchSpace) -> None:
+        rng = np.random.default_rng(2)
+        for architecture in (space.default, space.sample(rng)):
+            assert space.discretise(one_hot(space.decisions, architecture)) == architecture
 
     def test_networks_give_the_output_shape(self, space: SearchSpace, task: Task) -> None:
         rng = np.random.default_rng(0)
