@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from nasfw import progress
+from nasfw import auxiliary, progress
 from nasfw.contracts import Diverged, Recipe, Split, Task
 
 log = logging.getLogger("nasfw")
@@ -237,33 +237,44 @@ def fit(
     Dropout layers take the recipe's rate if it has one. Draws from torch's global generator, which the
     caller seeds. Networks are not compiled by torch.compile: for steps 1.15 to 1.5 times as fast, it takes
     half a minute for each network, where most trainings take seconds, and needs a C++ compiler.
+
+    A network may ask for two things that only its training needs. A part of it with a method
+    ``progress(share)`` is told at the start of every epoch which share of the training is done. A method
+    ``auxiliary()`` of the network returns None, or the path of a part, a head that reads the part's output,
+    and a weight: the head's loss is added with that weight, and the head is trained along and forgotten.
     """
     if recipe.dropout is not None:
         for module in model.modules():
             if isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d):
                 module.p = recipe.dropout
     model.to(compute)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters or recipe.epochs == 0:
+    if recipe.epochs == 0 or not any(p.requires_grad for p in model.parameters()):
         return
-    optimiser = optimizer(parameters, recipe)
-    rates = schedule(optimiser, recipe, steps_per_epoch(task, split, recipe))
-    generator = torch.Generator().manual_seed(recipe.seed)
-    parts: dict[str, Stateful] = {"model": model, "optimizer": optimiser, "schedule": rates}
-    arranged: bool | None = None
-    for epoch, bar in epochs(recipe.epochs, parts, generator, checkpoint, label):
-        model.train()
-        total, steps = torch.zeros((), device=compute), 0
-        for x, y in batches(task, split, recipe, generator, compute):
-            if arranged is None:
-                arranged = prefers_channels_last(model, task, x, y)
-            loss = task.loss(model(channels_last(x) if arranged else x), y)
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            if recipe.clip is not None:
-                clip(parameters, recipe.clip)
-            optimiser.step()
-            rates.step()
-            total += loss.detach()
-            steps += 1
-        bar.advance(loss=finite_mean(total, steps, epoch))
+    with auxiliary.beside(model, compute) as second:
+        parameters = [p for m in (model, second) for p in m.parameters() if p.requires_grad]
+        optimiser = optimizer(parameters, recipe)
+        rates = schedule(optimiser, recipe, steps_per_epoch(task, split, recipe))
+        generator = torch.Generator().manual_seed(recipe.seed)
+        parts: dict[str, Stateful] = {"model": model, "optimizer": optimiser, "schedule": rates}
+        parts |= {"auxiliary": second} if second.head is not None else {}
+        arranged: bool | None = None
+        for epoch, bar in epochs(recipe.epochs, parts, generator, checkpoint, label):
+            model.train()
+            auxiliary.tell_progress(model, epoch / recipe.epochs)
+            total, steps = torch.zeros((), device=compute), 0
+            for x, y in batches(task, split, recipe, generator, compute):
+                if arranged is None:
+                    arranged = prefers_channels_last(model, task, x, y)
+                loss = task.loss(model(channels_last(x) if arranged else x), y)
+                whole = loss
+                for output, weight in second.outputs():
+                    whole = whole + weight * task.loss(output, y)
+                optimiser.zero_grad()
+                whole.backward()  # type: ignore[no-untyped-call]
+                if recipe.clip is not None:
+                    clip(parameters, recipe.clip)
+                optimiser.step()
+                rates.step()
+                total += loss.detach()
+                steps += 1
+            bar.advance(loss=finite_mean(total, steps, epoch))

@@ -26,6 +26,7 @@ FOUNDATION = (
     "flops",
     "pareto",
     "mixtures",
+    "auxiliary",
     "training",
     "records",
     "tradeoff",
