@@ -26,6 +26,7 @@ FOUNDATION = (
     "flops",
     "pareto",
     "mixtures",
+    "bilevel",
     "auxiliary",
     "training",
     "records",
