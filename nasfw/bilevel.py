@@ -133,13 +133,12 @@ def dominant_eigenvalue(loss: Callable[[Tensors], Tensor], at: Tensors, toleranc
         return float(np.linalg.eigvalsh((columns + columns.T) / 2)[-1])
     start = np.random.default_rng(0).standard_normal(count)
     operator = LinearOperator((count, count), matvec=product, dtype=np.float64)
+    some = min(count, 12)
     try:
-        values = eigsh(
-            operator, k=1, which="LA", v0=start, tol=tolerance, ncv=min(count, 12), return_eigenvectors=False
-        )
+        top = eigsh(operator, 1, which="LA", v0=start, tol=tolerance, ncv=some, return_eigenvectors=False)[0]
     except ArpackNoConvergence as reason:
-        values = reason.eigenvalues
-    return float(np.real(values[0])) if len(values) else math.nan
+        top = reason.eigenvalues[0] if len(reason.eigenvalues) else math.nan
+    return float(np.real(top))
 
 
 def _difference(

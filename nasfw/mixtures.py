@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from nasfw.junctions import Junction
 from nasfw.values import Architecture, Option
 
 Decisions = Mapping[str, Sequence[Option]]
@@ -39,6 +40,38 @@ def discretise(decisions: Decisions, weights: Iterable[Tensor]) -> Architecture:
     return tuple(
         options[int(torch.argmax(w.detach()))] for options, w in zip(decisions.values(), weights, strict=True)
     )
+
+
+def softmax(logits: Sequence[Tensor]) -> list[Tensor]:
+    """The softmax of each decision's logits, for all decisions of one length at once."""
+    found = list(logits)
+    for positions in by_length(found):
+        rows = torch.softmax(torch.stack([found[i] for i in positions]), 1).unbind()
+        for i, row in zip(positions, rows, strict=True):
+            found[i] = row
+    return found
+
+
+def mixed(decisions: Decisions, junctions: Sequence[Junction]) -> list[list[int]]:
+    """Positions of the options that a mixture may give weight to, decision by decision."""
+    barred = {i: j.absent for j in junctions if j.selects and not j.mixed for i in j.decisions}
+    return [
+        [k for k, option in enumerate(options) if i not in barred or option != barred[i]]
+        for i, options in enumerate(decisions.values())
+    ]
+
+
+def embedded(
+    rows: Sequence[Tensor], positions: Sequence[Sequence[int]], decisions: Decisions
+) -> list[Tensor]:
+    """Weights for all options: those of ``rows`` at ``positions``, and zero elsewhere."""
+    found = []
+    for row, kept, options in zip(rows, positions, decisions.values(), strict=True):
+        if len(kept) < len(options):
+            index = torch.tensor(kept, device=row.device)
+            row = row.new_zeros(len(options)).index_copy(0, index, row)
+        found.append(row)
+    return found
 
 
 def gumbel_softmax(logits: Iterable[Tensor], temperature: float = 1.0, noise: float = 1.0) -> list[Tensor]:

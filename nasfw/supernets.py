@@ -1,7 +1,7 @@
 """What a run keeps of its supernet's training: how the layers were computed, seconds per step, peak memory.
 
-A strategy that trains a supernet calls ``started`` before and ``ended`` after it. Importing this does not
-import torch, so that a folder is read quickly.
+A strategy that trains a supernet calls ``started`` before and ``ended`` after it, and lets the clock tick.
+Importing this does not import torch, so that a folder is read quickly.
 """
 
 from __future__ import annotations
@@ -13,14 +13,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from nasfw.caches import written
 from nasfw.hardware.machine import peak_memory
 
 if TYPE_CHECKING:
-    from torch.utils.hooks import RemovableHandle
-
     from nasfw.contracts import Supernet
 
 FILE = "supernet.json"
@@ -58,27 +55,43 @@ class Training:
         return content if valid else None
 
 
-def started(supernet: Supernet, compute: str) -> None:
-    """Note that the training of ``supernet`` begins, on the device ``compute``."""
+class Clock:
+    """Counts the steps of a supernet's training, and how long they take, once it was ``started``.
+
+    The first step is not counted: what is prepared once is done in it.
+    """
+
+    def __init__(self) -> None:
+        self.steps, self.begin, self.end = 0, 0.0, 0.0
+
+    def tick(self) -> None:
+        """A step is done."""
+        self.steps, self.end = self.steps + 1, time.perf_counter()
+        if self.steps == 1:
+            self.begin = self.end
+
+    @property
+    def step(self) -> float | None:
+        """Seconds per step; None if there were too few."""
+        return (self.end - self.begin) / (self.steps - 1) if self.steps > 1 else None
+
+
+def started(compute: str) -> Clock:
+    """A clock for the training of a supernet that begins now, on the device ``compute``."""
     if compute.startswith("cuda"):
         import torch
 
         torch.cuda.reset_peak_memory_stats(compute)
-    clock = _Clock()
-    _clocks[supernet] = clock, supernet.register_forward_pre_hook(clock)
+    return Clock()
 
 
-def ended(supernet: Supernet, compute: str, folder: Path) -> None:
+def ended(supernet: Supernet, clock: Clock, compute: str, folder: Path) -> None:
     """Keep in ``folder`` what is to know about the training of ``supernet`` that just ended.
 
-    A training that had already ended when this process began keeps its figures, and a supernet that says
-    nothing of its layers leaves nothing.
+    A training that had already ended when this process began keeps its figures.
     """
-    clock, hook = _clocks.pop(supernet, (_Clock(), None))
-    if hook is not None:
-        hook.remove()
-    step, layers = clock.step(), dict(supernet.details())
-    if not layers or (step is None and (folder / FILE).exists()):
+    step, layers = clock.step, dict(supernet.details())
+    if step is None and (not layers or (folder / FILE).exists()):
         return
     memory, remark = _peak(compute)
     content = Training(layers, step, memory, remark)
@@ -93,25 +106,3 @@ def _peak(compute: str) -> tuple[int | None, str]:
         return torch.cuda.max_memory_allocated(compute), _ON_CARD
     peak = peak_memory()
     return (peak, _IN_PROCESS) if peak else (None, _UNKNOWN)
-
-
-class _Clock:
-    """Counts the steps of a training, and how long they take.
-
-    The first step is not counted: what is prepared once is done in it.
-    """
-
-    def __init__(self) -> None:
-        self.calls, self.begin = 0, 0.0
-
-    def __call__(self, *_: object) -> None:
-        self.calls += 1
-        if self.calls == 2:
-            self.begin = time.perf_counter()
-
-    def step(self) -> float | None:
-        """Seconds per step up to now; None if there were too few."""
-        return (time.perf_counter() - self.begin) / (self.calls - 1) if self.calls > 1 else None
-
-
-_clocks: WeakKeyDictionary[Supernet, tuple[_Clock, RemovableHandle | None]] = WeakKeyDictionary()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nasfw import costs, progress
-from nasfw.contracts import Architecture, Candidate, CostTable, Objective, Problem
+from nasfw.contracts import Architecture, Candidate, CostTable, Objective, Problem, SearchSpace
 
 log = logging.getLogger("nasfw")
 
@@ -56,6 +56,49 @@ def _upper_hull(gain: Array, cost: Array) -> list[int]:
             hull.pop()
         hull.append(o)
     return hull
+
+
+def walk(space: SearchSpace, gains: Sequence[Array], costs: Sequence[Array]) -> list[Architecture]:
+    """The architectures of ``space`` that maximise sum(gain) - t * sum(cost) for some t >= 0, cheapest first.
+
+    An edge that is left out at a junction counts nothing. Without such edges it is what ``supported`` finds;
+    with them, the lines between two architectures found are followed to what lies beyond (Aneja and Nair
+    1979), which takes as many maximisations as there are architectures to find.
+    """
+    options = list(space.decisions.values())
+    if not any(j.selects for j in space.junctions):
+        return [
+            tuple(o[k] for o, k in zip(options, choice, strict=True)) for choice in supported(gains, costs)
+        ]
+    absent = {i: j.absent for j in space.junctions if j.selects for i in j.decisions}
+
+    def totals(architecture: Architecture) -> tuple[float, float]:
+        kept = [i for i, o in enumerate(architecture) if i not in absent or o != absent[i]]
+        places = [(i, list(options[i]).index(architecture[i])) for i in kept]
+        return sum(float(gains[i][k]) for i, k in places), sum(float(costs[i][k]) for i, k in places)
+
+    def maximiser(gain: float, cost: float) -> Architecture:
+        return space.discretise([(gain * g - cost * c).tolist() for g, c in zip(gains, costs, strict=True)])
+
+    # The other sum decides between equals.
+    scale = max((float(np.abs(row).max()) for row in costs), default=0.0) or 1.0
+    found = [maximiser(_LITTLE / scale, 1.0 / scale), maximiser(1.0, _LITTLE / scale)]
+    i = 0
+    while i + 1 < len(found):
+        (low_gain, low_cost), (high_gain, high_cost) = totals(found[i]), totals(found[i + 1])
+        rise, run = high_gain - low_gain, high_cost - low_cost
+        between = maximiser(run, rise) if rise > 0 and run > 0 else found[i]
+        gain, cost = totals(between)
+        above = run * (gain - low_gain) - rise * (cost - low_cost)
+        if above > 1e-9 * (abs(run * rise) + abs(run) + abs(rise)):
+            found.insert(i + 1, between)
+        else:
+            i += 1
+    return list(dict.fromkeys(found))
+
+
+# A weight that decides only between what is otherwise equal.
+_LITTLE = 1e-9
 
 
 def option_costs(problem: Problem, objective: Objective) -> list[Array]:

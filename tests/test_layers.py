@@ -31,6 +31,10 @@ FOUNDATION = (
     "training",
     "records",
     "tradeoff",
+    "diagnostics",
+    "sampling",
+    "proposals",
+    "oneshot",
 )
 MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in ROOT.rglob("*.py")}
 
@@ -98,6 +102,7 @@ LIGHT = (
     "progress",
     "pareto",
     "costs",
+    "diagnostics",
     "records",
     "results",
     "evaluation",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from nasfw.contracts import Architecture, Evaluate, Problem, SearchSpace, Strategy, Trial, Workload
+from nasfw.contracts import Evaluate, Problem, Strategy, Trial, Workload
+from nasfw.sampling import distinct
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,3 @@ class RandomSearch(Strategy):
     def workload(self, problem: Problem) -> Workload:
         trials = min(self.trials, problem.space.size)
         return Workload(trials, trials * problem.recipe.passes)
-
-
-def distinct(space: SearchSpace, rng: np.random.Generator, count: int) -> Iterator[Architecture]:
-    """At most ``count`` different architectures, drawn uniformly; fewer if the space is smaller."""
-    seen: set[Architecture] = set()
-    while len(seen) < min(count, space.size):
-        architecture = space.sample(rng)
-        if architecture not in seen:
-            seen.add(architecture)
-            yield architecture

@@ -22,13 +22,15 @@ if TYPE_CHECKING:
         StrategyContract,
         TaskContract,
     )
-    from nasfw.testing.toys import Echo, ToySpace, ToyTask, Wrong
+    from nasfw.testing.toys import Echo, Free, Price, ToySpace, ToyTask, Wrong
 
 __all__ = [
     "DeviceContract",
     "Echo",
     "ExecutorContract",
+    "Free",
     "ObjectiveContract",
+    "Price",
     "SpaceContract",
     "StrategyContract",
     "TaskContract",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +16,12 @@ from nasfw.contracts import (
     Objective,
     Option,
     Recipe,
+    Record,
     SearchSpace,
     Split,
     Supernet,
     Task,
+    Trial,
 )
 from nasfw.mixtures import indices
 
@@ -149,3 +151,38 @@ class Wrong(Objective):
 
     def measure(self, candidate: Candidate) -> float:
         return candidate.task.error(*candidate.predictions)
+
+
+@dataclass(frozen=True)
+class Price(Objective):
+    """What an architecture of numbers costs: the sum of their powers. Lower is better."""
+
+    power: int = 1
+    metric = "price"
+
+    @property
+    def name(self) -> str:
+        return f"price{self.power}"
+
+    def measure(self, candidate: Candidate) -> float:
+        return float(sum(float(a) ** self.power for a in candidate.architecture))
+
+
+class Free:
+    """An ``Evaluate`` without budget that answers nothing: for parts of a search that have no trial.
+
+    ``passes`` has what it was charged.
+    """
+
+    def __init__(self) -> None:
+        self.passes: list[float] = []
+
+    def __call__(self, trials: Iterable[Trial]) -> list[Record]:
+        return []
+
+    def as_completed(self, trials: Iterable[Trial]) -> Iterator[Record]:
+        return iter(())
+
+    def spend(self, passes: float) -> bool:
+        self.passes.append(passes)
+        return True

@@ -1,6 +1,5 @@
 """DASH: its gradient by the formula, its proposals by brute force, and runs that kills cannot change."""
 
-import itertools
 import logging
 import math
 import os
@@ -16,7 +15,6 @@ import pytest
 import torch
 
 from nasfw.contracts import (
-    Architecture,
     Candidate,
     CostTable,
     Diverged,
@@ -32,27 +30,12 @@ from nasfw.engine import Budget, search
 from nasfw.executors import Serial
 from nasfw.mixtures import discretise
 from nasfw.records import Records, front
-from nasfw.strategies.dash import Dash, _between, cautious, inherit
-from nasfw.testing import ToySpace, ToyTask, Wrong
+from nasfw.strategies.dash import Dash
+from nasfw.testing import Free, Price, ToySpace, ToyTask, Wrong
 
 PLAIN_STEP = Recipe(
     epochs=1, batch_size=1000, lr=0.1, momentum=0.0, weight_decay=0.0, schedule="constant", seed=0
 )
-
-
-@dataclass(frozen=True)
-class Price(Objective):
-    """What an architecture costs: the sum of its scales, or of their squares."""
-
-    power: int = 1
-    metric = "price"
-
-    @property
-    def name(self) -> str:
-        return f"price{self.power}"
-
-    def measure(self, candidate: Candidate) -> float:
-        return float(sum(float(a) ** self.power for a in candidate.architecture))
 
 
 @dataclass(frozen=True)
@@ -74,23 +57,6 @@ def problem(folder=Path(), *objectives, recipe=None, space=None, task=None, seed
     return Problem(space, task, objectives or (Wrong(), Price()), recipe or task.recipe, seed, Path(folder))
 
 
-class Free:
-    """Answers nothing and never ends: for the parts of a search that evaluate no trial."""
-
-    def __init__(self):
-        self.passes = []
-
-    def __call__(self, trials):
-        return []
-
-    def as_completed(self, trials):
-        return iter(())
-
-    def spend(self, passes):
-        self.passes.append(passes)
-        return True
-
-
 def learnt(folder, *objectives, scales=(0.0, 1.0, 2.0)):
     """A problem on which 15 epochs teach the mixture not to use the scale 0."""
     task = ToyTask(samples=600, epochs=15)
@@ -109,11 +75,11 @@ def after_one_step(folder, recipe=PLAIN_STEP, space=None, **parameters):
     """(logits, supernet weights) after one step, always from the same start and with the same noise."""
     torch.manual_seed(0)
     p = problem(folder, recipe=recipe, space=space or Fielded(ToyTask()))
-    supernet, logits = Dash(epochs=1, fraction=1.0, **parameters).train(p, Free())
+    search = Dash(epochs=1, fraction=1.0, **parameters).train(p, Free())
     (folder / "checkpoints" / "supernet.pt").unlink()
     return (
-        torch.cat([a.detach().double() for a in logits]),
-        torch.cat([w.detach().double().flatten() for w in supernet.parameters()]),
+        torch.cat([a.detach().double() for a in search.outer]),
+        torch.cat([w.detach().double().flatten() for w in search.weights]),
     )
 
 
@@ -206,7 +172,7 @@ def test_the_mixture_learns_which_option_is_useful(tmp_path, optimizer):
     task = ToyTask(samples=600, epochs=15)
     p = problem(tmp_path, task=task, space=ToySpace(task, (0.0, 1.0)))
     torch.manual_seed(p.seed)
-    _, logits = Dash(mixture_optimizer=optimizer).train(p, Free())
+    logits = list(Dash(mixture_optimizer=optimizer).train(p, Free()).outer)
     assert discretise(p.space.decisions, logits) == (1.0, 1.0)
     assert all(torch.softmax(a, 0)[1] > 0.6 for a in logits)
 
@@ -216,7 +182,7 @@ def test_the_mixture_learns_not_to_use_what_is_harmful(tmp_path):
     task = ToyTask(samples=600, epochs=15)
     p = problem(tmp_path, task=task, space=ToySpace(task, (1.0, 0.0)))
     torch.manual_seed(p.seed)
-    _, logits = Dash().train(p, Free())
+    logits = list(Dash().train(p, Free()).outer)
     assert discretise(p.space.decisions, logits) == (1.0, 1.0)
 
 
@@ -226,52 +192,6 @@ def test_supernet_training_is_charged_by_its_cost_also_after_a_restart(tmp_path)
         free = Free()
         dash.train(p, free)
         assert free.passes == expected
-
-
-WEIGHTS = [torch.tensor([0.1, 0.3, 0.6]), torch.tensor([0.5, 0.3, 0.2])]
-
-
-def best_for(t, power):
-    """The maximiser of sum(log weight) - t * price among all nine architectures."""
-
-    def value(architecture):
-        gain = sum(math.log(w[(0.0, 1.0, 2.0).index(a)]) for w, a in zip(WEIGHTS, architecture, strict=True))
-        return gain - t * sum(a**power for a in architecture)
-
-    return max(itertools.product((0.0, 1.0, 2.0), repeat=2), key=value)
-
-
-def test_with_one_objective_the_preferred_architecture_is_the_proposal():
-    assert Dash().propose(problem(Path(), Wrong()), WEIGHTS) == [(2.0, 0.0)]
-
-
-@pytest.mark.parametrize("power", [1, 2])
-def test_proposals_are_the_whole_trade_off_by_brute_force(power):
-    found = Dash().propose(problem(Path(), Wrong(), Price(power)), WEIGHTS)
-    expected = {best_for(t, power) for t in np.linspace(0, 5, 2001)}
-    assert set(found) == expected
-    assert found[0] == (2.0, 0.0)
-    assert len(expected) > 1
-
-
-def test_known_trade_off():
-    """Scale 1 gains log 3 for 1, scale 2 another log 2 for 1: steps at t = log 3 and log 2."""
-    found = Dash().propose(problem(Path(), Wrong(), Price()), WEIGHTS)
-    assert found == [(2.0, 0.0), (0.0, 0.0), (1.0, 0.0)]
-
-
-def test_several_costs_are_followed_one_by_one_and_together():
-    found = Dash().propose(problem(Path(), Wrong(), Price(1), Price(2)), WEIGHTS)
-    for power in (1, 2):
-        assert {best_for(t, power) for t in np.linspace(0, 5, 2001)} <= set(found)
-
-
-@pytest.mark.parametrize("limit", [1, 2, 3, 4])
-def test_no_more_than_the_asked_proposals(limit):
-    for objectives in ((Wrong(), Price()), (Wrong(), Price(1), Price(2))):
-        found = Dash(proposals=limit).propose(problem(Path(), *objectives), WEIGHTS)
-        assert found[0] == (2.0, 0.0)
-        assert 1 <= len(found) <= limit
 
 
 @dataclass(frozen=True)
@@ -288,17 +208,6 @@ class Quoted(Price):
     def table(self, space, task, seed):
         self.asked.append("quoted")
         return self.rows and CostTable(self.rows, 5.0, 0.9, 0.1, 6, 6, 1.0)
-
-
-def test_proposals_follow_the_objectives_table(tmp_path):
-    """Twice the cost has the same maximisers; the plain one's is not measured."""
-    quoted = Quoted()
-    found = Dash().propose(problem(tmp_path, Wrong(), quoted), WEIGHTS)
-    assert found == Dash().propose(problem(tmp_path, Wrong(), Price()), WEIGHTS)
-    assert quoted.asked == ["quoted"]
-    dear = Quoted(rows=((0.0, 1.0, 100.0), (0.0, 1.0, 2.0)))
-    found = Dash().propose(problem(tmp_path / "dear", Wrong(), dear), WEIGHTS)
-    assert found == [(2.0, 0.0), (0.0, 0.0), (1.0, 0.0)]
 
 
 def test_ranking_takes_costs_from_the_table_where_there_is_one(tmp_path):
@@ -323,54 +232,6 @@ def test_a_search_that_goes_on_ranks_by_the_table_that_it_began_with(tmp_path):
     again = run(tmp_path, Dash(), replace(p, objectives=[Wrong(), other]))
     assert [r.key for r in again] == [r.key for r in first]
     assert "quoted" not in other.asked
-
-
-def test_some_that_are_cheaper_than_the_chosen_are_tried():
-    """Two: halfway from the cheapest chosen to the cheapest of all, and halfway again."""
-    prices = {(i,): 10.0 + i for i in range(10)}
-    assert _between(prices, [(9,), (8,)]) == [(4,), (2,)]
-    assert _between(prices, [(8,), ("unpriced",)]) == [(4,), (2,)]
-    assert _between({(0,): 0.0, (5,): 5.0, (9,): 9.0}, [(9,), (5,)]) == []
-    assert _between({(0,): 0.0, (1,): 1.0, (9,): 9.0}, [(9,), (9,)]) == [(1,)]
-
-
-def test_without_something_cheaper_nothing_more_is_tried():
-    prices = {(i,): float(i) for i in range(10)}
-    assert _between(prices, [(9,), (0,)]) == []
-    assert _between(prices, [(9,)]) == []
-    assert _between(prices, [("unpriced",), ("neither",)]) == []
-
-
-def test_inherited_networks_compute_what_the_supernet_computes(tmp_path):
-    p = problem(tmp_path)
-    supernet = p.space.supernet().eval()
-    candidate = inherit(p, supernet, (1.0, 2.0))
-    x, _ = next(iter(p.task.batches("valid")))
-    one_hot = [torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])]
-    torch.testing.assert_close(candidate.model(x), supernet(x, one_hot))
-    assert candidate.split == "valid"
-
-
-def test_batch_statistics_are_those_of_the_training_split(tmp_path):
-    """With one whole batch they are its mean and variance."""
-
-    @dataclass(frozen=True)
-    class Normed(ToySpace):
-        def build(self, architecture: Architecture) -> torch.nn.Module:
-            return torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3))
-
-    @dataclass(frozen=True)
-    class Stale:
-        def weights(self, architecture):
-            return torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 3)).state_dict()
-
-    task = ToyTask()
-    p = problem(tmp_path, space=Normed(task), recipe=PLAIN_STEP)
-    model = inherit(p, Stale(), (1.0, 1.0)).model
-    (x, _), *_ = task.batches("train")
-    torch.testing.assert_close(model[0].running_mean, x.mean(0))
-    torch.testing.assert_close(model[0].running_var, x.var(0))
-    assert not model.training
 
 
 def test_a_search_trains_the_preferred_the_plain_and_no_more_than_the_candidates(tmp_path):
@@ -521,8 +382,8 @@ def test_a_killed_supernet_training_ends_with_the_same_mixture(tmp_path):
             torch.manual_seed(1)
             dash.train(p, Stops())
         torch.manual_seed(1)
-        supernet, logits = dash.train(p, Free())
-        outcomes.append([*logits, *supernet.parameters(), torch.rand(3)])
+        found = dash.train(p, Free())
+        outcomes.append([*found.outer, *found.weights, torch.rand(3)])
     assert all(torch.equal(a, b) for a, b in zip(*outcomes, strict=True))
 
 
@@ -595,37 +456,3 @@ def test_a_search_killed_at_random_moments_ends_with_the_same_records(tmp_path, 
 def contents(folder: Path) -> Sequence[object]:
     """All that the records say but the time."""
     return [replace(r, seconds=0.0) for r in Records(folder / "r.jsonl")]
-
-
-def test_cautious_changes_what_the_mixture_prefers_most(tmp_path):
-    """Of four decisions the second is surest, then the last, the third; the first keeps its own option."""
-    space = Four(ToyTask())
-    weights = [torch.tensor(w) for w in ([0.6, 0.4], [0.1, 0.9], [0.4, 0.6], [0.2, 0.8])]
-    shown = Problem(space, space.task, [], space.task.recipe, 0, tmp_path)
-    assert cautious(shown, weights) == [(0.0, 1.0, 0.0, 0.0), (0.0, 1.0, 0.0, 1.0)]
-    weights[2] = torch.tensor([0.6, 0.4])
-    assert cautious(shown, weights) == [(0.0, 1.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0)]
-
-
-def test_cautious_keeps_the_plain_network_that_is_preferred(tmp_path):
-    space = Four(ToyTask())
-    shown = Problem(space, space.task, [], space.task.recipe, 0, tmp_path)
-    assert set(cautious(shown, [torch.tensor([0.7, 0.3])] * 4)) == {space.default}
-
-
-@dataclass(frozen=True)
-class Four(SearchSpace):
-    """Four decisions between 0 and 1; the plain network is all zeros."""
-
-    task: ToyTask
-
-    @property
-    def decisions(self):
-        return dict.fromkeys("abcd", (0.0, 1.0))
-
-    @property
-    def default(self):
-        return (0.0,) * 4
-
-    def build(self, architecture):
-        return torch.nn.Identity()

@@ -13,7 +13,8 @@ from nasfw.contracts import Architecture, Option, Problem, Recipe, SearchSpace
 from nasfw.engine import Budget, search
 from nasfw.executors import Serial
 from nasfw.records import Records
-from nasfw.strategies.random import RandomSearch, distinct
+from nasfw.sampling import distinct
+from nasfw.strategies.random import RandomSearch
 from nasfw.testing import Echo, ToySpace, ToyTask
 
 

@@ -1,0 +1,348 @@
+"""What one-shot strategies share: the training of a supernet, and how it ends in trained architectures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from nasfw import bilevel, diagnostics, mixtures, supernets, training
+from nasfw.contracts import (
+    Architecture,
+    Evaluate,
+    Mixture,
+    Problem,
+    Recipe,
+    SearchSpace,
+    Trial,
+    Workload,
+)
+from nasfw.diagnostics import Diagnostics, History, Moment, Rating
+from nasfw.proposals import Judge, choose, gains_of
+from nasfw.sampling import distinct
+from nasfw.tradeoff import Array
+
+log = logging.getLogger("nasfw")
+
+Batch = tuple[Tensor, Any]
+Relax = Callable[[Sequence[Tensor]], Mixture]
+
+Epochs = Annotated[int | None, Field(ge=1, description="supernet epochs; None: as many as the recipe's")]
+Fraction = Annotated[
+    float | None,
+    Field(gt=0, le=1, description="share of the batches per supernet epoch; None: the recipe's"),
+]
+Clip = Annotated[float, Field(gt=0, description="bound on the norm of the weights' gradient")]
+Proposals = Annotated[int, Field(ge=1, description="architectures ranked with inherited weights")]
+Candidates = Annotated[int, Field(ge=1, description="architectures trained from scratch")]
+Eigenvalue = Annotated[
+    int,
+    Field(ge=0, description="epochs between computations of the largest eigenvalue, for the report; 0: none"),
+]
+
+# Architectures drawn uniformly that are rated, to compare with what becomes of them in random search.
+_DRAWN = 16
+# How many of the architectures that the mixture preferred on its way are ranked beside the last one.
+_TRAIL = 6
+
+
+class Settings(Protocol):
+    """The parameters that all one-shot strategies have."""
+
+    @property
+    def epochs(self) -> int | None: ...
+    @property
+    def fraction(self) -> float | None: ...
+    @property
+    def clip(self) -> float: ...
+    @property
+    def proposals(self) -> int: ...
+    @property
+    def candidates(self) -> int: ...
+    @property
+    def eigenvalue(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step of a search costs: gradients of the whole mixture, and of single paths."""
+
+    mixed: float = 0.0
+    paths: float = 0.0
+
+
+def recipe_of(problem: Problem, settings: Settings) -> Recipe:
+    """How the supernet's weights are trained: the recipe, for the strategy's epochs and fraction."""
+    return replace(
+        problem.recipe,
+        epochs=settings.epochs or problem.recipe.epochs,
+        fraction=settings.fraction or problem.recipe.fraction,
+        seed=problem.seed,
+    )
+
+
+def workload(problem: Problem, settings: Settings, work: Work, extra: float = 0.0) -> Workload:
+    """What a search is about to do; ``extra`` are epochs of single paths or tuning beyond the recipe's."""
+    # Without costs to trade off there are the preferred one, the plain backbone, and two in between.
+    most = settings.candidates if any(o.fixed for o in problem.objectives) else 4
+    count = min(most, settings.candidates, problem.space.size)
+    supernet = recipe_of(problem, settings).passes
+    passes = count * problem.recipe.passes + work.paths * supernet + extra
+    return Workload(count, passes, work.mixed * supernet)
+
+
+class Search:
+    """A one-shot search under way: the supernet, its optimiser, and ``outer``, what shapes the mixture.
+
+    ``relax`` turns ``outer`` into a mixture. A strategy goes through ``epochs`` and, in each, through
+    ``batches`` or ``pairs``, changes ``outer`` as it sees fit, calls ``learn`` for the weights, and
+    ``finish`` at the end. Everything is kept in a checkpoint, so that a search that was killed goes on.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        evaluate: Evaluate,
+        settings: Settings,
+        work: Work,
+        space: SearchSpace | None = None,
+        recipe: Recipe | None = None,
+    ) -> None:
+        self.problem, self.evaluate, self.settings, self.work = problem, evaluate, settings, work
+        self.task, self.compute = problem.task, problem.compute
+        self.recipe = recipe or recipe_of(problem, settings)
+        self.supernet = (space or problem.space).supernet().to(self.compute)
+        self.clock = supernets.started(self.compute)
+        self.names = [name for name, _ in self.supernet.named_parameters()]
+        self.weights = list(self.supernet.parameters())
+        self.steps = training.steps_per_epoch(self.task, "train", self.recipe)
+        self.optimiser = training.optimizer(self.weights, self.recipe)
+        self.schedule = training.schedule(self.optimiser, self.recipe, self.steps)
+        self.mixed = mixtures.mixed(problem.space.decisions, problem.space.junctions)
+        self.outer = nn.ParameterList()
+        self.relax: Relax = self.softmax
+        self.history = History()
+        self.notes: list[str] = []
+        self.epoch, self.total, self.seen = 0, torch.zeros(()), 0
+        self.generator = torch.Generator().manual_seed(self.recipe.seed)
+
+    def logits(self, scale: float = 1e-3) -> nn.ParameterList:
+        """Logits for all options that may be mixed, drawn from N(0, scale^2)."""
+        rows = [scale * torch.randn(len(kept)) for kept in self.mixed]
+        return nn.ParameterList(row.to(self.compute) for row in rows)
+
+    def full(self, rows: Sequence[Tensor]) -> list[Tensor]:
+        """Weights of the options that may be mixed as a mixture of all options."""
+        return mixtures.embedded(rows, self.mixed, self.problem.space.decisions)
+
+    def softmax(self, rows: Sequence[Tensor]) -> list[Tensor]:
+        """The mixture of logits, by a softmax for each decision."""
+        return self.full(mixtures.softmax(rows))
+
+    @property
+    def mixture(self) -> list[Tensor]:
+        """The current mixture, without gradient."""
+        with torch.no_grad():
+            return [w.detach() for w in self.relax(list(self.outer))]
+
+    def epochs(
+        self, parts: Mapping[str, training.Stateful] | None = None, count: int | None = None
+    ) -> Iterator[int]:
+        """The epochs still to do, from 0 on; ends early where the budget does.
+
+        ``parts`` are kept in the checkpoint with the search's own. Diverged if the training loss of an epoch
+        is not finite.
+        """
+        kept: dict[str, training.Stateful] = {
+            "supernet": self.supernet,
+            "optimizer": self.optimiser,
+            "schedule": self.schedule,
+            "outer": self.outer,
+            "history": self.history,
+            **(parts or {}),
+        }
+        count = self.recipe.epochs if count is None else count
+        checkpoint = self.problem.folder / "checkpoints" / "supernet.pt"
+        charged = 0
+        for epoch, bar in training.epochs(count, kept, self.generator, checkpoint, "supernet training"):
+            self.supernet.train()
+            self.epoch, self.total, self.seen = epoch, torch.zeros((), device=self.compute), 0
+            yield epoch
+            loss = training.finite_mean(self.total, self.seen, epoch)
+            bar.advance(loss=loss)
+            self._observe(epoch, loss)
+            # Epochs done before a restart count as well.
+            within = self.spend(epoch + 1 - charged)
+            charged = epoch + 1
+            if not within:
+                log.warning("the budget ended the supernet's training after epoch %d", epoch + 1)
+                return
+        self.spend(count - charged)
+
+    def spend(self, epochs: float, work: Work | None = None) -> bool:
+        """Charge the budget with so many epochs; False once it is used up."""
+        work = work or self.work
+        cost = work.mixed * self.supernet.cost + work.paths * self.supernet.path_cost
+        return self.evaluate.spend(epochs * self.recipe.fraction * cost)
+
+    def batches(self) -> Iterator[Batch]:
+        """The training batches of an epoch, shuffled."""
+        return training.batches(self.task, "train", self.recipe, self.generator, self.compute)
+
+    def pairs(self) -> Iterator[tuple[Batch, Batch]]:
+        """For every training batch of an epoch one of the validation split, which is shuffled as well."""
+        return zip(self.batches(), self.valid_batches(), strict=False)
+
+    def valid_batches(self) -> Iterator[Batch]:
+        """Shuffled batches of the validation split without end, another order for every epoch."""
+        # A stream of its own for each epoch needs no place in a checkpoint.
+        generator = torch.Generator().manual_seed(_mix(self.recipe.seed, self.epoch))
+        whole = replace(self.recipe, fraction=1.0)
+        while True:
+            yield from training.batches(self.task, "valid", whole, generator, self.compute)
+
+    def rng(self) -> np.random.Generator:
+        """Random numbers for the current epoch."""
+        return np.random.default_rng([self.recipe.seed, self.epoch])
+
+    def loss(self, batch: Batch, mixture: Mixture) -> Tensor:
+        """The task's loss on a batch under a mixture."""
+        return self.task.loss(self.supernet(batch[0], mixture), batch[1])
+
+    def criterion(self, batch: Batch) -> bilevel.Loss:
+        """The loss on a batch as a function of the supernet's weights and of ``outer``."""
+
+        def loss(weights: Sequence[Tensor], outer: Sequence[Tensor]) -> Tensor:
+            state = dict(zip(self.names, weights, strict=True))
+            output = torch.func.functional_call(self.supernet, state, (batch[0], self.relax(outer)))
+            return self.task.loss(output, batch[1])
+
+        return loss
+
+    @contextmanager
+    def statistics_kept(self) -> Iterator[None]:
+        """The supernet's batch statistics are afterwards what they were before."""
+        buffers = list(self.supernet.buffers())
+        before = [b.detach().clone() for b in buffers]
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in zip(buffers, before, strict=True):
+                    buffer.copy_(value)
+
+    def learn(self, batch: Batch, mixture: Mixture, extra: Callable[[Tensor], Tensor] | None = None) -> None:
+        """One step of the supernet's weights; ``extra`` adds to the loss, given the output."""
+        output = self.supernet(batch[0], mixture)
+        loss = self.task.loss(output, batch[1])
+        whole = loss if extra is None else loss + extra(output)
+        self.optimiser.zero_grad()
+        whole.backward()  # type: ignore[no-untyped-call]
+        training.clip(self.weights, self.settings.clip)
+        self.optimiser.step()
+        self.schedule.step()
+        self.noted(loss)
+
+    def noted(self, loss: Tensor) -> None:
+        """Count a step with its training loss."""
+        self.total += loss.detach()
+        self.seen += 1
+        self.clock.tick()
+
+    def eigenvalue(self) -> float:
+        """The largest eigenvalue of the Hessian, with respect to ``outer``, of a validation batch's loss."""
+        batch = next(self.valid_batches())
+
+        def loss(outer: Sequence[Tensor]) -> Tensor:
+            return self.loss(batch, self.relax(outer))
+
+        with self.statistics_kept():
+            return bilevel.dominant_eigenvalue(loss, [a.detach() for a in self.outer])
+
+    def _observe(self, epoch: int, loss: float) -> None:
+        every = self.settings.eigenvalue
+        known = self.history.moments and self.history.moments[-1].epoch == epoch + 1
+        moment = self.history.moments.pop() if known else Moment(epoch + 1)
+        moment = replace(moment, loss=loss)
+        if len(self.outer):
+            rows = self.mixture
+            preferred = self.problem.space.discretise(rows)
+            moment = replace(
+                moment,
+                entropy=diagnostics.entropy([r.index_select(0, k).tolist() for r, k in self._mixed(rows)]),
+                skips=self.skips(preferred),
+                preferred=preferred,
+            )
+            if every and moment.eigenvalue is None and (epoch + 1) % every == 0:
+                moment = replace(moment, eigenvalue=self.eigenvalue())
+        self.history.moments.append(moment)
+        self._report().write(self.problem.folder)
+
+    def _mixed(self, rows: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        for row, kept in zip(rows, self.mixed, strict=True):
+            yield row, torch.tensor(kept, device=row.device)
+
+    def skips(self, architecture: Architecture) -> float | None:
+        """Share of skip connections among the edges of ``architecture``; None if the space has none."""
+        space = self.problem.space
+        return diagnostics.skip_share(architecture, space.junctions, space.skips)
+
+    def _report(self, ratings: Sequence[Rating] = ()) -> Diagnostics:
+        return Diagnostics(tuple(self.history.moments), tuple(ratings), tuple(self.notes))
+
+    def trail(self) -> list[Architecture]:
+        """The architectures that the mixture preferred last on its way, the latest first."""
+        passed = [m.preferred for m in reversed(self.history.moments) if m.preferred is not None]
+        return list(dict.fromkeys(passed))[:_TRAIL]
+
+    def propose(
+        self, gains: Sequence[Array] | None = None, found: Sequence[Architecture] = ()
+    ) -> list[Architecture]:
+        """The architectures to train from scratch, and the end of the supernet's part of the search.
+
+        ``gains`` say how much each option is worth, by default the logarithm of its weight; ``found`` are
+        architectures worth ranking, the preferred one first, by default those on the mixture's way.
+        """
+        supernets.ended(self.supernet, self.clock, self.compute, self.problem.folder)
+        space, settings = self.problem.space, self.settings
+        gains = gains_of(self.mixture) if gains is None else gains
+        first = list(found) or [space.discretise([g.tolist() for g in gains]), *self.trail()]
+        log.info("the mixture prefers %s", dict(zip(space.decisions, first[0], strict=True)))
+        judge = Judge(self.problem, self.supernet)
+        chosen = choose(judge, self.evaluate, gains, settings.proposals, settings.candidates, first)
+        report = self._report(self._ratings(judge, chosen))
+        report.write(self.problem.folder)
+        for reason in diagnostics.alarms(report):
+            log.warning("%s", reason)
+        return chosen
+
+    def finish(self, gains: Sequence[Array] | None = None, found: Sequence[Architecture] = ()) -> None:
+        """Train what ``propose`` gives from scratch."""
+        self.evaluate([Trial(a, self.problem.recipe) for a in self.propose(gains, found)])
+
+    def _ratings(self, judge: Judge, chosen: Sequence[Architecture]) -> list[Rating]:
+        """What the supernet's weights say of the chosen ones, and of the first that random search draws."""
+        problem, quality = self.problem, self.problem.objectives[0]
+        if quality.fixed:
+            return []
+        drawn = list(distinct(problem.space, np.random.default_rng(problem.seed), _DRAWN))
+        rated = list(dict.fromkeys([*drawn, *chosen]))
+        values = judge.rate(rated, [quality], "rating with inherited weights")
+        names = list(problem.space.decisions)
+        found = [
+            Rating(dict(zip(names, a, strict=True)), float(v[quality.name]), a in drawn) for a, v in values
+        ]
+        self.evaluate.spend(len(rated) * judge.passes)
+        return found
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """One seed of two numbers."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
