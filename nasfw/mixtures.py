@@ -106,3 +106,48 @@ def straight_through(weights: Iterable[Tensor]) -> list[Tensor]:
         top = torch.zeros_like(w).scatter_(0, w.detach().argmax(keepdim=True), 1.0)
         hard.append(top + (w - w.detach()))
     return hard
+
+
+def sampled(weights: Iterable[Tensor]) -> list[Tensor]:
+    """A one-hot vector drawn from each of ``weights``, which sum to 1."""
+    rows = list(weights)
+    return [torch.zeros_like(w).scatter_(0, torch.multinomial(w.detach(), 1), 1.0) for w in rows]
+
+
+def hard_gumbel(logits: Sequence[Tensor], temperature: float) -> list[Tensor]:
+    """One-hot at the largest entry of a Gumbel-softmax sample, with the sample's gradient.
+
+    Dong and Yang 2019 (GDAS), equation 4. At every temperature an option is drawn with its softmax weight.
+    """
+    return straight_through(gumbel_softmax(logits, temperature))
+
+
+def reinmax(logits: Sequence[Tensor]) -> list[Tensor]:
+    """One-hot vectors drawn from the softmax of ``logits``, with ReinMax's gradient.
+
+    Liu, Dong, Liu, Yu and Gao 2023, algorithm 2, at temperature 1: of second order, which is exact in
+    expectation for quadratic functions of the vector.
+    """
+    found = []
+    for row in logits:
+        shares = torch.softmax(row, 0)
+        drawn = torch.zeros_like(shares).scatter_(0, torch.multinomial(shares.detach(), 1), 1.0)
+        # The mean of sample and softmax, as a function of the logits whose value at them it is.
+        middle = torch.softmax((torch.log((drawn + shares) / 2) - row).detach() + row, 0)
+        change = 2 * middle - shares / 2
+        found.append(drawn + (change - change.detach()))
+    return found
+
+
+def edge_weighted(
+    rows: Sequence[Tensor], junctions: Sequence[Junction], edges: Sequence[Tensor]
+) -> list[Tensor]:
+    """``rows``, each times the weight of its edge among the edges into the same node.
+
+    One vector of ``edges`` for every junction; decisions outside junctions stay as they are.
+    """
+    found = list(rows)
+    for junction, shares in zip(junctions, edges, strict=True):
+        for i, share in zip(junction.decisions, shares, strict=True):
+            found[i] = rows[i] * share
+    return found

@@ -51,6 +51,8 @@ Eigenvalue = Annotated[
 _DRAWN = 16
 # How many of the architectures that the mixture preferred on its way are ranked beside the last one.
 _TRAIL = 6
+# What torch's batch norms call it that they keep running statistics.
+_TRACKS = "track_running_stats"
 
 
 class Settings(Protocol):
@@ -142,6 +144,11 @@ class Search:
         """Weights of the options that may be mixed as a mixture of all options."""
         return mixtures.embedded(rows, self.mixed, self.problem.space.decisions)
 
+    @property
+    def rate(self) -> float:
+        """The current learning rate of the weights."""
+        return float(self.optimiser.param_groups[0]["lr"])
+
     def softmax(self, rows: Sequence[Tensor]) -> list[Tensor]:
         """The mixture of logits, by a softmax for each decision."""
         return self.full(mixtures.softmax(rows))
@@ -175,8 +182,8 @@ class Search:
             self.supernet.train()
             self.epoch, self.total, self.seen = epoch, torch.zeros((), device=self.compute), 0
             yield epoch
-            loss = training.finite_mean(self.total, self.seen, epoch)
-            bar.advance(loss=loss)
+            loss = training.finite_mean(self.total, self.seen, epoch) if self.seen else None
+            bar.advance(**({} if loss is None else {"loss": loss}))
             self._observe(epoch, loss)
             # Epochs done before a restart count as well.
             within = self.spend(epoch + 1 - charged)
@@ -228,15 +235,15 @@ class Search:
 
     @contextmanager
     def statistics_kept(self) -> Iterator[None]:
-        """The supernet's batch statistics are afterwards what they were before."""
-        buffers = list(self.supernet.buffers())
-        before = [b.detach().clone() for b in buffers]
+        """In here no batch changes the supernet's running statistics."""
+        tracking: list[Any] = [m for m in self.supernet.modules() if getattr(m, _TRACKS, False)]
+        for module in tracking:
+            setattr(module, _TRACKS, False)
         try:
             yield
         finally:
-            with torch.no_grad():
-                for buffer, value in zip(buffers, before, strict=True):
-                    buffer.copy_(value)
+            for module in tracking:
+                setattr(module, _TRACKS, True)
 
     def learn(self, batch: Batch, mixture: Mixture, extra: Callable[[Tensor], Tensor] | None = None) -> None:
         """One step of the supernet's weights; ``extra`` adds to the loss, given the output."""
@@ -256,21 +263,50 @@ class Search:
         self.seen += 1
         self.clock.tick()
 
-    def eigenvalue(self) -> float:
-        """The largest eigenvalue of the Hessian, with respect to ``outer``, of a validation batch's loss."""
+    def sharpness(self) -> float:
+        """The largest eigenvalue of the Hessian, with respect to ``outer``, of a validation batch's loss.
+
+        It is noted in the history of the current epoch.
+        """
         batch = next(self.valid_batches())
 
         def loss(outer: Sequence[Tensor]) -> Tensor:
             return self.loss(batch, self.relax(outer))
 
         with self.statistics_kept():
-            return bilevel.dominant_eigenvalue(loss, [a.detach() for a in self.outer])
+            found = bilevel.dominant_eigenvalue(loss, [a.detach() for a in self.outer])
+        self.history.moments.append(Moment(self.epoch + 1, eigenvalue=found))
+        return found
 
-    def _observe(self, epoch: int, loss: float) -> None:
-        every = self.settings.eigenvalue
-        known = self.history.moments and self.history.moments[-1].epoch == epoch + 1
-        moment = self.history.moments.pop() if known else Moment(epoch + 1)
-        moment = replace(moment, loss=loss)
+    @torch.no_grad()
+    def judged(self, mixture: Mixture) -> tuple[float, float]:
+        """Error and loss of a mixture on the whole validation split, with the statistics of each batch."""
+        outputs, targets, losses = [], [], []
+        with self.statistics_kept():
+            for x, y in self.task.batches("valid"):
+                outputs.append(self.supernet(x.to(self.compute), mixture).cpu())
+                targets.append(y)
+                losses.append(float(self.task.loss(outputs[-1], y)) * len(x))
+        total = sum(losses) / max(1, self.task.size("valid"))
+        return self.task.error(torch.cat(outputs), torch.cat(targets)), total
+
+    def gradients(self, loss: Tensor) -> list[Tensor]:
+        """The gradient of ``loss`` with respect to ``outer``; zeros where it does not depend on it."""
+        return list(torch.autograd.grad(loss, list(self.outer), materialize_grads=True))
+
+    def descend(self, optimiser: torch.optim.Optimizer, gradients: Sequence[Tensor]) -> None:
+        """One step of ``outer`` by an optimiser of it."""
+        for parameter, gradient in zip(self.outer, gradients, strict=True):
+            parameter.grad = gradient
+        optimiser.step()
+
+    def _observe(self, epoch: int, loss: float | None) -> None:
+        moments, every = self.history.moments, self.settings.eigenvalue
+        noted = bool(moments) and moments[-1].epoch == epoch + 1
+        if not noted and every and len(self.outer) and (epoch + 1) % every == 0:
+            self.sharpness()
+            noted = True
+        moment = replace(moments.pop() if noted else Moment(epoch + 1), loss=loss)
         if len(self.outer):
             rows = self.mixture
             preferred = self.problem.space.discretise(rows)
@@ -280,9 +316,7 @@ class Search:
                 skips=self.skips(preferred),
                 preferred=preferred,
             )
-            if every and moment.eigenvalue is None and (epoch + 1) % every == 0:
-                moment = replace(moment, eigenvalue=self.eigenvalue())
-        self.history.moments.append(moment)
+        moments.append(moment)
         self._report().write(self.problem.folder)
 
     def _mixed(self, rows: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -123,16 +123,17 @@ def epochs(
     A checkpoint that cannot be read is said so and training starts over. At most 20 checkpoints are written
     over the whole training, each atomically.
     """
-    start = 0 if checkpoint is None else _restore(checkpoint, parts, generator)
+    start = 0 if checkpoint is None else restore(checkpoint, parts, generator)
     every = max(1, math.ceil(count / _CHECKPOINTS))
     with progress.track(label, count, start) as bar:
         for epoch in range(start, count):
             yield epoch, bar
             if checkpoint is not None and ((epoch + 1) % every == 0 or epoch + 1 == count):
-                _save(checkpoint, epoch + 1, parts, generator)
+                save(checkpoint, epoch + 1, parts, generator)
 
 
-def _save(path: Path, done: int, parts: Mapping[str, Stateful], generator: torch.Generator) -> None:
+def save(path: Path, done: int, parts: Mapping[str, Stateful], generator: torch.Generator) -> None:
+    """Write the state of ``parts`` and of all random streams after ``done`` epochs, all of it or nothing."""
     cards: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     state = {
         "epochs": done,
@@ -148,7 +149,11 @@ def _save(path: Path, done: int, parts: Mapping[str, Stateful], generator: torch
     scratch.replace(path)
 
 
-def _restore(path: Path, parts: Mapping[str, Stateful], generator: torch.Generator) -> int:
+def restore(path: Path, parts: Mapping[str, Stateful], generator: torch.Generator) -> int:
+    """Take what ``save`` wrote, if there is anything; the number of epochs done.
+
+    A file that cannot be read is said to be so, and changes nothing.
+    """
     if not path.exists():
         return 0
     try:

@@ -34,6 +34,8 @@ class _Quick(nn.modules.batchnorm._BatchNorm):
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, momentum: float) -> None:
         """Let the running statistics follow, as torch does."""
+        if not self.track_running_stats:
+            return
         if self.num_batches_tracked is not None:
             self.num_batches_tracked += 1
         for running, now in ((self.running_mean, mean), (self.running_var, variance)):

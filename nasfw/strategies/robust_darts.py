@@ -1,0 +1,147 @@
+"""RobustDARTS (Zela et al. 2020): DARTS that watches how sharp its validation loss becomes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from nasfw import oneshot, training
+from nasfw.contracts import Evaluate, Problem, Strategy, Workload
+from nasfw.oneshot import Search
+from nasfw.strategies.darts import WORK, MixtureDecay, MixtureRate, adam, hypergradient
+
+log = logging.getLogger("nasfw")
+
+# In computations of the eigenvalue, of which the paper has one every other epoch: the mean of five belongs to
+# the middle one, it is compared with the one four before, and nothing is decided before the eleventh.
+_WINDOW, _MIDDLE, _BACK, _FIRST = 5, 2, 4, 11
+
+
+@dataclass(frozen=True)
+class RobustDarts(Strategy):
+    """DARTS, first order, that ends or starts anew from an earlier state when the validation loss sharpens.
+
+    The largest eigenvalue of the validation loss's Hessian with respect to the mixture's logits is computed
+    on a random batch every ``interval`` epochs (Lanczos's method). Once its mean over five computations is
+    more than ``factor`` times that of four computations earlier, with ``mode`` "stop" the search returns to
+    the state that the earlier mean belongs to and ends (DARTS-ES). With "adapt" it goes on from there with a
+    ``decay_factor`` times larger weight decay, ``rollbacks`` times at most (DARTS-ADA). Proposals are made as
+    those of ``darts``.
+    """
+
+    mode: Annotated[Literal["stop", "adapt"], Field(description="what happens when the loss sharpens")] = (
+        "stop"
+    )
+    factor: Annotated[float, Field(gt=1, description="growth of the mean eigenvalue that is too much")] = 1.3
+    interval: Annotated[
+        int | None, Field(ge=1, description="epochs between eigenvalues; None: 25 over the whole search")
+    ] = None
+    decay_factor: Annotated[float, Field(gt=1, description="growth of the weight decay (adapt)")] = 10.0
+    rollbacks: Annotated[int, Field(ge=0, description="how often to start anew at most (adapt)")] = 2
+    epochs: oneshot.Epochs = None
+    fraction: oneshot.Fraction = None
+    mixture_lr: MixtureRate = 3e-4
+    mixture_decay: MixtureDecay = 1e-3
+    clip: oneshot.Clip = 5.0
+    proposals: oneshot.Proposals = 24
+    candidates: oneshot.Candidates = 6
+
+    @property
+    def eigenvalue(self) -> int:
+        """It is computed here, at moments of this strategy's own."""
+        return 0
+
+    def search(self, problem: Problem, evaluate: Evaluate) -> None:
+        self.train(problem, evaluate).finish()
+
+    def workload(self, problem: Problem) -> Workload:
+        return oneshot.workload(problem, self, WORK["first"])
+
+    def train(self, problem: Problem, evaluate: Evaluate) -> Search:
+        """The search after the training of supernet and mixture."""
+        search = Search(problem, evaluate, self, WORK["first"])
+        search.outer = search.logits()
+        optimiser, watch = adam(search, self.mixture_lr, self.mixture_decay), _Watch()
+        epochs = search.recipe.epochs
+        interval = self.interval or max(1, epochs // 25)
+        state: dict[str, training.Stateful] = {
+            "supernet": search.supernet,
+            "outer": search.outer,
+            "optimizer": search.optimiser,
+            "schedule": search.schedule,
+            "mixture optimizer": optimiser,
+        }
+        limit = epochs * (1 + (self.rollbacks if self.mode == "adapt" else 0))
+        for _ in search.epochs({"mixture optimizer": optimiser, "watch": watch}, limit):
+            # Here and not where it is found out, so that the last state is in the checkpoint.
+            if watch.ended or watch.epoch >= epochs:
+                break
+            for train, valid in search.pairs():
+                search.descend(optimiser, hypergradient(search, train, valid))
+                search.learn(train, search.mixture)
+            watch.epoch += 1
+            if watch.epoch % interval == 0:
+                self._look(search, watch, state, interval)
+        return search
+
+    def _look(
+        self, search: Search, watch: _Watch, state: dict[str, training.Stateful], interval: int
+    ) -> None:
+        """Compute the eigenvalue, and return to an earlier state if it grew too much."""
+        watch.values.append(search.sharpness())
+        folder, count = search.problem.folder / "checkpoints", len(watch.values)
+        training.save(folder / f"sharpness-{count}.pt", watch.epoch, state, search.generator)
+        back = returns_to(watch.values, self.factor)
+        if back is None or (self.mode == "adapt" and watch.returned >= self.rollbacks):
+            return
+        growth = f"the validation loss became more than {self.factor:g} times as sharp by epoch {watch.epoch}"
+        training.restore(folder / f"sharpness-{back}.pt", state, search.generator)
+        watch.values, watch.epoch, watch.returned = watch.values[:back], back * interval, watch.returned + 1
+        if self.mode == "stop":
+            watch.ended = True
+            said = f"{growth}: the search ended with the state of epoch {watch.epoch}"
+        else:
+            group = search.optimiser.param_groups[0]
+            group["weight_decay"] = search.recipe.weight_decay * self.decay_factor**watch.returned
+            said = (
+                f"{growth}: it went on from epoch {watch.epoch} with weight decay {group['weight_decay']:g}"
+            )
+        watch.notes.append(said)
+        search.notes = watch.notes
+        log.info("%s", said)
+
+
+def returns_to(eigenvalues: Sequence[float], factor: float) -> int | None:
+    """To which of the eigenvalues (from 1 on) a search returns after the last one; None if it goes on.
+
+    The mean of the last five is compared with that of the five that ended four before; on the paper's
+    schedule, from epoch 22 on, with what belongs to epoch e - 12.
+    """
+    count = len(eigenvalues)
+    if count < _FIRST:
+        return None
+    now = np.mean(eigenvalues[count - _WINDOW :])
+    then = np.mean(eigenvalues[count - _BACK - _WINDOW : count - _BACK])
+    return count - _BACK - _MIDDLE if now > factor * then else None
+
+
+@dataclass
+class _Watch:
+    """What is known of the eigenvalues, as a part of a checkpoint."""
+
+    values: list[float] = field(default_factory=list)
+    epoch: int = 0
+    returned: int = 0
+    ended: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        vars(self).update(state_dict)

@@ -1,0 +1,125 @@
+"""Random search with weight sharing (Li and Talwalkar 2019): uniform paths, then the best of many samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from nasfw import mixtures, oneshot, progress
+from nasfw.contracts import Architecture, Evaluate, Mixture, Problem, Strategy, Workload
+from nasfw.oneshot import Batch, Search, Work
+from nasfw.sampling import distinct
+from nasfw.tradeoff import Array
+
+# One round for so many steps of training.
+_STEPS = 10_000
+
+
+@dataclass(frozen=True)
+class WeightSharing(Strategy):
+    """Trains paths drawn uniformly, then rates many architectures with the weights that they share.
+
+    For every training batch one architecture is drawn and its path alone takes a step. Then, in each of the
+    ``rounds``, ``samples`` architectures are drawn and rated on ``batches`` validation batches, and the best
+    ``top`` of them on the whole validation split. The result is the best of all rounds (the published code
+    returns that of the first). The best ones are trained from scratch, and with several objectives those
+    along the trade-off too: there an option's gain is the mean rating of the samples that have it.
+    """
+
+    rounds: Annotated[
+        int | None, Field(ge=1, description="of sampling; None: one per 10,000 steps of training")
+    ] = None
+    samples: Annotated[int, Field(ge=1, description="architectures rated per round")] = 1000
+    batches: Annotated[int, Field(ge=1, description="validation batches for the first rating")] = 10
+    top: Annotated[int, Field(ge=1, description="of each round, rated on the whole split")] = 10
+    epochs: oneshot.Epochs = None
+    fraction: oneshot.Fraction = None
+    clip: oneshot.Clip = 5.0
+    proposals: oneshot.Proposals = 24
+    candidates: oneshot.Candidates = 6
+
+    @property
+    def eigenvalue(self) -> int:
+        """There is no mixture that the loss could be sharp in."""
+        return 0
+
+    def search(self, problem: Problem, evaluate: Evaluate) -> None:
+        search = self.train(problem, evaluate)
+        ranked, gains = self.select(search)
+        search.finish(gains, ranked[: search.settings.proposals])
+
+    def workload(self, problem: Problem) -> Workload:
+        return oneshot.workload(problem, self, Work(paths=1.0))
+
+    def train(self, problem: Problem, evaluate: Evaluate) -> Search:
+        """The search after the training of the supernet."""
+        search = Search(problem, evaluate, self, Work(paths=1.0))
+        for _ in search.epochs():
+            rng = search.rng()
+            for batch in search.batches():
+                search.learn(batch, path(search, problem.space.sample(rng)))
+        return search
+
+    def select(self, search: Search) -> tuple[list[Architecture], list[Array]]:
+        """The best architectures of each round, best of all first, and what each option is worth."""
+        space, steps = search.problem.space, search.recipe.epochs * search.steps
+        rounds = self.rounds or max(1, steps // _STEPS)
+        rng = np.random.default_rng([search.problem.seed, 2])
+        batches = list(islice(search.valid_batches(), self.batches))
+        rough: dict[Architecture, tuple[float, float]] = {}
+        exact: dict[Architecture, tuple[float, float]] = {}
+        count = rounds * min(self.samples, space.size)
+        with progress.track("rating samples with shared weights", count) as bar:
+            for _ in range(rounds):
+                drawn = list(distinct(space, rng, self.samples))
+                for architecture in drawn:
+                    if architecture not in rough:
+                        rough[architecture] = judged(search, batches, path(search, architecture))
+                    bar.advance()
+                best = sorted(drawn, key=lambda a: rough[a])[: self.top]
+                exact |= {a: search.judged(path(search, a)) for a in best if a not in exact}
+        self._charge(search, len(rough), len(exact), batches)
+        return sorted(exact, key=lambda a: exact[a]), worth(search, rough)
+
+    def _charge(self, search: Search, rough: int, exact: int, batches: Sequence[Batch]) -> None:
+        seen = rough * sum(len(x) for x, _ in batches) + exact * search.task.size("valid")
+        search.evaluate.spend(seen / (3 * search.task.size("train")) * search.supernet.path_cost)
+
+
+def path(search: Search, architecture: Architecture) -> Mixture:
+    """The one-hot mixture of an architecture where the search computes."""
+    chosen = mixtures.one_hot(search.problem.space.decisions, architecture)
+    return [row.to(search.compute) for row in chosen]
+
+
+@torch.no_grad()
+def judged(search: Search, batches: Sequence[Batch], mixture: Mixture) -> tuple[float, float]:
+    """Error and mean loss on some validation batches."""
+    outputs, targets, losses = [], [], []
+    with search.statistics_kept():
+        for x, y in batches:
+            output = search.supernet(x, mixture)
+            losses.append(float(search.task.loss(output, y)))
+            outputs.append(output.cpu())
+            targets.append(y.cpu())
+    return search.task.error(torch.cat(outputs), torch.cat(targets)), float(np.mean(losses))
+
+
+def worth(search: Search, ratings: dict[Architecture, tuple[float, float]]) -> list[Array]:
+    """Minus the mean error of the samples that have an option; of all samples where none has it."""
+
+    def mean(errors: Iterator[float], otherwise: float) -> float:
+        found = list(errors)
+        return float(np.mean(found)) if found else otherwise
+
+    overall = mean((error for error, _ in ratings.values()), 0.0)
+    return [
+        np.array([-mean((e for a, (e, _) in ratings.items() if a[i] == o), overall) for o in options])
+        for i, options in enumerate(search.problem.space.decisions.values())
+    ]
