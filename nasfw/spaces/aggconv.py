@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from nasfw.contracts import Architecture, Mixture, Option, SearchSpace, Supernet, Task
+from nasfw.contracts import Architecture, Option, SearchSpace, Task
 from nasfw.flops import forward_flops
 from nasfw.mixtures import indices
 from nasfw.spaces import speed
-from nasfw.spaces.aggregated import AggregatedConv, block_diagonal
+from nasfw.spaces.aggconv_supernet import AggConvSupernet, Place
+from nasfw.spaces.aggregated import AggregatedConv
 from nasfw.spaces.backbones import BACKBONES, accepts, find, initialise, make, paper_channels
-from nasfw.spaces.choice import Choice
 from nasfw.spaces.kernels import Convolution, Kernel, Layout, Size, convolution_of, standalone
 from nasfw.spaces.limits import dilation, kernel_size
 from nasfw.spaces.normalisation import quicken
+from nasfw.spaces.partly import PartlyAggregatedConv, divides, mixed_part, rest_part
 from nasfw.values import UsageError
 
 # By the preset and the number of axes; Shen et al., section 3 and appendix.
@@ -37,19 +38,6 @@ _REDUCED: Mapping[str, tuple[tuple[int | None, int], ...]] = {
     "tcn": ((None, 24), (None, 16), (None, 12), (None, 8)),
 }
 _SPARED = ("downsample", "pool", "shortcut", "channel_match")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A searched convolution: its path in the backbone, and its kernels on the maps that it meets."""
-
-    name: str
-    layout: Layout
-
-    @property
-    def options(self) -> list[str]:
-        """The kernels by name."""
-        return ["k{}d{}".format(*kernel) for kernel in self.layout.kernels]
 
 
 @dataclass(frozen=True)
@@ -92,6 +80,9 @@ class AggConv(SearchSpace):
     memory: Annotated[
         Literal["default", "low"], "low: the supernet computes spectra twice instead of keeping them"
     ] = "default"
+    partial_channels: Annotated[
+        int, Field(ge=1), "the supernet mixes one of so many input channels, the others have their own kernel"
+    ] = 1
     width: Annotated[int, Field(ge=1), "width of the network that is searched, if the backbone has one"] = 1
     final_width: Annotated[int, Field(ge=1), "width of the networks that the final phase trains"] = 4
     depth: Annotated[int | None, "layers, if the backbone (wrn) has the choice; by default 16"] = None
@@ -162,11 +153,21 @@ class AggConv(SearchSpace):
         """The backbone with all kernels of every searched convolution."""
         network = self._fresh()
         for place in self.places:
-            network.set_submodule(place.name, AggregatedConv(self._layout(place), self.mode, self.memory))
+            layout, share = self._layout(place), self.partial_channels
+            layer: nn.Module
+            if divides(layout, share):
+                layer = PartlyAggregatedConv(layout, share, self.mode, self.memory)
+            else:
+                layer = AggregatedConv(layout, self.mode, self.memory)
+            network.set_submodule(place.name, layer)
         quicken(network)
         supernet = AggConvSupernet(network, self.places, len(self.task.output_shape) > 1)
-        supernet.cost = self._cost()
+        supernet.cost, supernet.path_cost = self._costs()
         return supernet
+
+    def partial(self, share: int) -> AggConv:
+        """The space whose supernet mixes one of ``share`` input channels of each layer, where it can."""
+        return replace(self, partial_channels=share)
 
     @cached_property
     def places(self) -> list[Place]:
@@ -260,92 +261,27 @@ class AggConv(SearchSpace):
             return replace(place.layout, convolution=replace(c, groups=c.inputs))
         return place.layout
 
-    def _cost(self) -> float:
-        """Expected time of a supernet step in those of an average architecture, by the rule of ``speed``."""
-        batch = self.task.recipe.batch_size
-        mixed = plain = 0.0
+    def _costs(self) -> tuple[float, float]:
+        """Expected times of a supernet step, and of one with a single path, by the rule of ``speed``.
+
+        In those of an average architecture.
+        """
+        batch, share = self.task.recipe.batch_size, self.partial_channels
+        mixed = plain = weights = 0.0
         for place in self.places:
             layout = self._layout(place)
+            parted = divides(layout, share)
+            inner = mixed_part(layout, share) if parted else layout
             for size in layout.sizes:
-                way = speed.fastest(layout, self.mode, batch, size)
-                mixed += speed.expected(layout, way, batch, size)
+                way = speed.fastest(inner, self.mode, batch, size)
+                mixed += speed.expected(inner, way, batch, size)
+                mixed += speed.average(rest_part(layout, share), batch, size) if parted else 0.0
                 plain += speed.average(place.layout, batch, size)
                 rest = speed.other(layout.convolution, batch, size)
                 mixed, plain = mixed + rest, plain + rest
-            mixed += speed.updating(len(layout.taps) * layout.pairs)
-        return mixed / plain
-
-
-class AggConvSupernet(Supernet):
-    """The backbone with an ``AggregatedConv`` in each of the ``places``."""
-
-    def __init__(self, network: nn.Module, places: Sequence[Place], dense: bool = False) -> None:
-        super().__init__()
-        self.network, self.places, self.dense = network, list(places), dense
-
-    @property
-    def layers(self) -> Iterator[AggregatedConv]:
-        """The searched layers, in the order of the decisions."""
-        for place in self.places:
-            layer = self.network.get_submodule(place.name)
-            if isinstance(layer, AggregatedConv):
-                yield layer
-
-    def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
-        """The backbone's output; ``mixture`` has one weight for each option, decision by decision."""
-        layers = list(self.layers)
-        if [len(p) for p in mixture] != [len(place.options) for place in self.places]:
-            raise ValueError(
-                "the mixture needs one vector for each decision, with one weight for each option"
-            )
-        for layer, p in zip(layers, mixture, strict=True):
-            layer.mixture = p
-        try:
-            return self.network(x)  # type: ignore[no-any-return]
-        finally:
-            # A mixture that stays would keep its graph alive, and the supernet from being copied.
-            for layer in layers:
-                layer.mixture = None
-
-    def details(self) -> Mapping[str, str]:
-        """By layer: its shape, the way it is evaluated, and the times of the ways that were measured."""
-        return {
-            place.name: ", then ".join(map(str, layer.choices.values()))
-            for place, layer in zip(self.places, self.layers, strict=True)
-            if layer.choices
-        }
-
-    def get_extra_state(self) -> list[list[tuple[Size, dict[str, Any]]]]:
-        """The ways in use: rounding differs between them, so a training goes on with those it began with."""
-        return [[(size, choice.plain()) for size, choice in layer.choices.items()] for layer in self.layers]
-
-    def set_extra_state(self, state: Any) -> None:
-        """Take the ways of a saved state, as far as the layers' modes allow."""
-        for layer, known in zip(self.layers, state, strict=True):
-            found = {tuple(size): Choice.read(content) for size, content in known}
-            layer.choices = {s: c for s, c in found.items() if c.way in speed.ways_of(layer.mode)}
-
-    def fields(self) -> list[Tensor]:
-        """What the authors' code penalises: the receptive field d (k - 1) + 1; 10 k for dense prediction."""
-        return [
-            torch.tensor([10.0 * k if self.dense else d * (k - 1.0) + 1 for k, d in place.layout.kernels])
-            for place in self.places
-        ]
-
-    def weights(self, architecture: Architecture) -> Mapping[str, Tensor]:
-        """The state of the standalone network; taps that cannot touch the map are zero."""
-        chosen = indices({place.name: place.options for place in self.places}, architecture)
-        state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        for place, layer, i in zip(self.places, self.layers, chosen, strict=True):
-            c = place.layout.convolution
-            plain = place.layout.kernels[i] == c.own or place.layout.is_plain(i)
-            prefix = f"{place.name}." if plain else f"{place.name}.1."
-            del state[f"{place.name}.weight"]
-            groups = layer.layout.convolution.groups
-            state[f"{prefix}weight"] = block_diagonal(layer.kernel(i), groups, c.groups)
-            if c.biased:
-                state[f"{prefix}bias"] = state.pop(f"{place.name}.bias")
-        return state
+            weights += speed.updating(len(inner.taps) * inner.pairs)
+        # The weights that a path does not use have gradients of zero, and are updated as well.
+        return (mixed + weights) / plain, (plain + weights) / plain
 
 
 def _searchable(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -35,6 +35,7 @@ Memory = Literal["default", "low"]
 class AggregatedConv(nn.Module):
     """A convolution with a mixture of kernels; ``mixture`` holds their weights and must be set before a call.
 
+    If the mixture is one kernel alone, and needs no gradient, ``path`` may say which: then only that is used.
     ``weight`` has the shape (taps, outputs, inputs / groups): one row for every tap of every kernel that
     can touch maps of the layout's sizes. With ``memory`` "low", spectra are computed again for the backward
     pass instead of kept. Under autocast transforms are in single precision, and the result in the lower.
@@ -45,6 +46,7 @@ class AggregatedConv(nn.Module):
         c = layout.convolution
         self.layout, self.mode, self.memory = layout, mode, memory
         self.mixture: Tensor | None = None
+        self.path: int | None = None
         self.choices: dict[Size, Choice] = {}
         self.weight = nn.Parameter(torch.empty(len(layout.taps), c.outputs, c.inputs // c.groups))
         self.bias = nn.Parameter(torch.empty(c.outputs)) if c.biased else None
@@ -65,6 +67,8 @@ class AggregatedConv(nn.Module):
         if self.mixture is None:
             raise RuntimeError("the mixture of an aggregated convolution is not set")
         self._check(x)
+        if self.path is not None:
+            return self._single(x, self.path)
         size = tuple(x.shape[2:])
         if self.training and torch.is_grad_enabled() and size not in self.choices:
             self.settle(len(x), size)
@@ -73,6 +77,15 @@ class AggregatedConv(nn.Module):
         if len(x) == 0:
             way = Way.WEIGHTS
         return ways(self.layout, self.memory)[way](x, self.weight, self.mixture, self.bias)
+
+    def _single(self, x: Tensor, option: int) -> Tensor:
+        """The convolution with one kernel."""
+        block, c = self.layout.blocks[option], self.layout.convolution
+        if block.rows.stop == block.rows.start:
+            y = x.new_zeros(len(x), c.outputs, *map(c.positions, x.shape[2:]))
+            return _biased(y, self.bias)
+        part = _box(self.weight[block.rows], block.counts)
+        return _correlate(c, x, part, block.start, block.kernel[1], self.bias)
 
     def _check(self, x: Tensor) -> None:
         c, largest = self.layout.convolution, tuple(map(max, zip(*self.layout.sizes, strict=True)))

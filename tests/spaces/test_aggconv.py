@@ -12,13 +12,15 @@ from torch import nn
 from nasfw.flops import forward_flops
 from nasfw.mixtures import gumbel_softmax, one_hot, uniform
 from nasfw.spaces.aggconv import AggConv
+from nasfw.spaces.aggregated import AggregatedConv
 from nasfw.spaces.backbones import tcn, wrn, wrn1d
 from nasfw.spaces.choice import Choice
 from nasfw.spaces.kernels import Convolution, Layout
+from nasfw.spaces.partly import PartlyAggregatedConv
 from nasfw.spaces.speed import Way, expected, fastest
 from nasfw.spaces.transforms import smooth
 from nasfw.testing.contracts import SpaceContract
-from nasfw.values import UsageError
+from nasfw.values import Unsupported, UsageError
 
 
 class LeNet(nn.Module):
@@ -427,3 +429,71 @@ def test_a_supernet_goes_on_with_the_ways_it_began_with(task, tmp_path):
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert torch.equal(second(x, mixture), first(x, mixture))
     assert set(second.details().values()) == {"the slowest: results"}
+
+
+def test_a_single_path_is_the_mixture_of_one_kernel(task):
+    """With and without a gradient for the mixture, output and gradients are the same."""
+    space = AggConv(task((3, 8, 8), (4,)), kernel_sizes=(3, 5), dilations=(1, 3))
+    torch.manual_seed(0)
+    supernet = space.supernet().double()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    for architecture in (space.default, space.sample(np.random.default_rng(0))):
+        found = []
+        for learned in (False, True):
+            mixture = [p.double().requires_grad_(learned) for p in one_hot(space.decisions, architecture)]
+            supernet.zero_grad()
+            output = supernet(x, mixture)
+            output.square().sum().backward()
+            found.append([output, *(p.grad for p in supernet.parameters() if p.grad is not None)])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
+def test_a_kernel_that_reads_nothing_but_padding_gives_the_bias_alone(task):
+    """A dilation that steps over the whole map leaves the central tap; an even one with a shift has none."""
+    layout = Layout(Convolution(1, 1, 1, (2, 1), padding=(0, 0)), ((2, 1), (2, 9)), ((4,),))
+    layer = AggregatedConv(layout)
+    nn.init.constant_(layer.bias, 0.5)
+    x = torch.ones(1, 1, 4)
+    for option in range(2):
+        layer.mixture, layer.path = torch.eye(2)[option], None
+        whole = layer(x)
+        layer.path = option
+        torch.testing.assert_close(layer(x), whole)
+
+
+@pytest.mark.parametrize("share", [2, 4])
+def test_partial_channels_mix_the_first_and_convolve_the_others(task, share):
+    """One-hot at the layer's own kernel, that is the plain convolution of all channels."""
+    c = Convolution(2, 8, 4, (3, 1), stride=2, padding=(1, 1))
+    layout = Layout(c, ((3, 1), (5, 1), (3, 3)), ((7, 7),))
+    layer = PartlyAggregatedConv(layout, share, "auto", "default")
+    plain = nn.Conv2d(8, 4, 3, stride=2, padding=1)
+    with torch.no_grad():
+        layer.mixed.weight.normal_()
+        plain.weight.copy_(torch.cat([layer.mixed.kernel(0), layer.rest.weight], 1))
+        plain.bias.copy_(layer.mixed.bias)
+    x = torch.randn(3, 8, 7, 7)
+    layer.mixed.mixture = torch.tensor([1.0, 0.0, 0.0])
+    torch.testing.assert_close(layer(x), plain(x), rtol=1e-4, atol=1e-5)
+    layer.mixed.mixture = torch.tensor([0.2, 0.3, 0.5])
+    changed = x.clone()
+    changed[:, 8 // share :] = 0
+    torch.testing.assert_close(
+        layer(x) - layer(changed), layer.rest(x[:, 8 // share :]), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_partial_supernet_is_cheaper_and_has_no_standalone_weights(task):
+    space = AggConv(task((3, 32, 32), (10,)))
+    partial = space.partial(4)
+    assert dict(partial.decisions) == dict(space.decisions)
+    assert partial.supernet().cost < space.supernet().cost
+    with pytest.raises(Unsupported, match="partial channels"):
+        partial.supernet().weights(space.default)
+    assert space.partial(1) == space
+
+
+def test_a_single_path_costs_more_than_a_network_and_less_than_a_mixture(task):
+    supernet = AggConv(task((3, 32, 32), (10,))).supernet()
+    assert 1 < supernet.path_cost < supernet.cost / 1.5
