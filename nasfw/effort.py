@@ -17,20 +17,23 @@ _SECONDS = 3.6
 _PASSES, _AT_MOST = 5.0, 8.0
 _EPOCHS = (8, 60)
 
-_STEP_SECONDS = 0.008
+# A step takes at least this long, and with more layers than so many (a WRN-16-1's) in proportion to them.
+_STEP_SECONDS, _LAYERS = 0.008, 29
 _FLOPS_PER_SECOND = 4e10
 
 # Below this many operations in a training step, threads cost more than they bring.
 _THREADS_FROM = 2e9
 
 
-def affordable(recipe: Recipe, samples: int, flops: float, effort: float) -> Recipe:
+def affordable(
+    recipe: Recipe, samples: int, flops: float, effort: float, layers: int = _LAYERS
+) -> Recipe:
     """``recipe`` with as many epochs over ``samples`` as ``effort`` allows the plain backbone.
 
-    ``flops`` is the work of one inference. At least 8 and at most 60 epochs (times the effort, if it is above
+    ``flops`` is the work of one inference, ``layers`` the number of layers with weights. At least 8 and at most 60 epochs (times the effort, if it is above
     1); where 8 are too many, they use a fraction of the batches.
     """
-    step = _STEP_SECONDS + 3 * flops * recipe.batch_size / _FLOPS_PER_SECOND
+    step = _STEP_SECONDS * max(1.0, layers / _LAYERS) + 3 * flops * recipe.batch_size / _FLOPS_PER_SECOND
     steps = max(1, math.ceil(samples / recipe.batch_size))
     epoch = step * steps
     passes = effort * max(_SECONDS / epoch, min(_PASSES, _AT_MOST / epoch))

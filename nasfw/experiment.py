@@ -32,7 +32,7 @@ from nasfw.contracts import (
     Unsupported,
     UsageError,
 )
-from nasfw.flops import forward_flops
+from nasfw.flops import count_layers, forward_flops
 from nasfw.hardware import machine
 from nasfw.plugins import Registry
 from nasfw.records import Records, finalists
@@ -262,9 +262,10 @@ def prepare(settings: Settings, registry: Registry) -> Experiment:
     recipe, count = replace(task.recipe, **settings.recipe), torch.get_num_threads()
     if any(o.trained for o in objectives):
         space = next(iter(spaces.values()))
-        flops = forward_flops(space.build(space.default), task.input_shape)
+        plain = space.build(space.default)
+        flops, layers = forward_flops(plain, task.input_shape), count_layers(plain)
         if settings.effort is not None and "epochs" not in settings.recipe:
-            recipe = effort.affordable(recipe, task.size("train"), flops, settings.effort)
+            recipe = effort.affordable(recipe, task.size("train"), flops, settings.effort, layers)
         count = effort.threads(count, flops, recipe.batch_size)
     fingerprint = getattr(task, "fingerprint", None)
     data = fingerprint() if callable(fingerprint) else ""

@@ -19,6 +19,11 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def count_layers(model: nn.Module) -> int:
+    """Number of modules that have parameters of their own."""
+    return sum(next(module.parameters(recurse=False), None) is not None for module in model.modules())
+
+
 def forward_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
     """Floating-point operations of ``model`` for one input of ``input_shape``, which has no batch axis.
 

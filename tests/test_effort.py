@@ -36,6 +36,14 @@ def test_more_effort_never_trains_less(samples, flops, effort, factor):
     assert more >= less * 0.999
 
 
+def test_many_small_layers_train_for_fewer_epochs():
+    """Twenty times the layers of a WRN-16-1 take twenty times its shortest step: in 8 s, 2.5 passes."""
+    few, many = (affordable(Recipe(batch_size=64), 64 * 20, 1e-3, 1.0, layers) for layers in (29, 580))
+    assert few.passes == 22
+    assert many.passes == pytest.approx(2.5)
+    assert affordable(Recipe(batch_size=64), 64 * 20, 1e-3, 1.0, 3) == few
+
+
 @given(st.integers(100, 10**6))
 def test_a_network_at_the_size_limit_gets_five_passes(samples):
     """The limit solves: five passes at the modelled speed take the longest time allowed, steps aside."""
