@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
@@ -46,15 +47,16 @@ class Asha(Strategy):
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         rungs = _Rungs(self, problem)
-        started = -1
         # Once all are started, workers may find nothing to promote before others are done.
-        while started < rungs.started:
-            started = rungs.started
+        while rungs.ready:
             for record in evaluate.as_completed(rungs):
                 rungs.add(record)
             if rungs.done < rungs.started:
                 # The budget is used up.
                 return
+
+    def check(self, problem: Problem) -> None:
+        self.epochs(problem.recipe)
 
     def workload(self, problem: Problem) -> Workload:
         """Of the rungs when they are complete; promotions that are made too early come on top."""
@@ -114,28 +116,41 @@ class _Rungs:
         order = Order(problem.objectives)
         self.rungs = {epochs: _Rung(order) for epochs in strategy.epochs(problem.recipe)}
         self.new = distinct(problem.space, np.random.default_rng(problem.seed), strategy.trials)
+        self.fresh = min(strategy.trials, problem.space.size)
         self.expected = strategy.workload(problem).trials
         self.started = self.done = 0
 
-    def __length_hint__(self) -> int:
-        return max(0, self.expected - self.started)
-
-    def __iter__(self) -> Iterator[Trial]:
-        while (trial := self._next()) is not None:
-            self.started += 1
-            yield trial
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to do for a worker."""
+        return self.fresh > 0 or self._promotion() is not None
 
     def add(self, record: Record) -> None:
         """A worker is done."""
         self.done += 1
         self.rungs[record.recipe.epochs].add(record)
 
-    def _next(self) -> Trial | None:
-        epochs = list(self.rungs)
-        for lower, higher in reversed(list(zip(epochs, epochs[1:], strict=False))):
+    def __length_hint__(self) -> int:
+        return max(0, self.expected - self.started)
+
+    def __iter__(self) -> Iterator[Trial]:
+        while self.ready:
+            self.started += 1
+            yield self._next()
+
+    def _next(self) -> Trial:
+        promotion = self._promotion()
+        if promotion is None:
+            self.fresh -= 1
+            return Trial(next(self.new), replace(self.recipe, epochs=min(self.rungs)))
+        lower, higher, best = promotion
+        self.rungs[lower].promoted.add(best)
+        return Trial(best, replace(self.recipe, epochs=higher))
+
+    def _promotion(self) -> tuple[int, int, Architecture] | None:
+        """From the highest rung that has somebody to promote: its epochs, the next rung's, and whom."""
+        for lower, higher in reversed(list(pairwise(self.rungs))):
             best = self.rungs[lower].promotable(self.eta)
             if best is not None:
-                self.rungs[lower].promoted.add(best)
-                return Trial(best, replace(self.recipe, epochs=higher))
-        new = next(self.new, None)
-        return None if new is None else Trial(new, replace(self.recipe, epochs=epochs[0]))
+                return lower, higher, best
+        return None

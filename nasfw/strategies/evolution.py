@@ -13,8 +13,8 @@ from pydantic import Field
 from nasfw.contracts import Architecture, Evaluate, Problem, Record, Strategy, Trial, UsageError, Workload
 from nasfw.strategies.nsga import Floats, Order
 
-# How often a child that is known is mutated again before a random architecture takes its place.
-_MUTATIONS = 64
+# So many births of known ones in a row, and a random architecture is trained instead.
+_BIRTHS = 64
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Evolution(Strategy):
     """Mutates the best of a few drawn from a population, whose oldest member leaves for each child.
 
     Regularised evolution (Real et al. 2019). Under several objectives the best is the first in the order of
-    NSGA-II in the whole population: by front, then by crowding distance. Each architecture is trained once,
-    and one whose training failed has no children.
+    NSGA-II in the whole population: by front, then by crowding distance. Each architecture is trained once:
+    one that is born again only becomes young again. One whose training failed has no children.
     """
 
     trials: Annotated[int, Field(ge=1, description="how many different architectures to train")] = 32
@@ -55,8 +55,9 @@ class _Population(Iterator[Trial]):
         self.strategy, self.problem = strategy, problem
         self.rng = np.random.default_rng(problem.seed)
         self.order = Order(problem.objectives)
-        self.members: deque[tuple[Architecture, Floats]] = deque(maxlen=strategy.population)
+        self.members: deque[Architecture] = deque(maxlen=strategy.population)
         self.drawn: set[Architecture] = set()
+        self.costs: dict[Architecture, Floats] = {}
 
     def __length_hint__(self) -> int:
         return min(self.strategy.trials, self.problem.space.size) - len(self.drawn)
@@ -73,7 +74,8 @@ class _Population(Iterator[Trial]):
     def add(self, record: Record) -> None:
         """A member is born, and the oldest one leaves."""
         if record.error is None:
-            self.members.append((record.architecture, self.order.costs([record])))
+            self.costs[record.architecture] = self.order.costs([record])
+            self.members.append(record.architecture)
 
     def _random(self) -> Architecture:
         while (architecture := self.problem.space.sample(self.rng)) in self.drawn:
@@ -81,12 +83,18 @@ class _Population(Iterator[Trial]):
         return architecture
 
     def _child(self) -> Architecture:
-        count = min(self.strategy.tournament, len(self.members))
-        drawn = self.rng.choice(len(self.members), count, replace=False)
-        ordered = self.order.best_first(np.concatenate([costs for _, costs in self.members]))
-        child, _ = self.members[next(i for i in ordered if i in drawn)]
-        for _ in range(_MUTATIONS):
-            child = self.problem.space.mutate(child, self.rng)
+        for _ in range(_BIRTHS):
+            child = self.problem.space.mutate(self._winner(), self.rng)
             if child not in self.drawn:
                 return child
+            # It costs nothing to be born again, and keeps what is good from dying out.
+            if child in self.costs:
+                self.members.append(child)
         return self._random()
+
+    def _winner(self) -> Architecture:
+        """The best of a tournament."""
+        count = min(self.strategy.tournament, len(self.members))
+        drawn = self.rng.choice(len(self.members), count, replace=False)
+        ordered = self.order.best_first(np.concatenate([self.costs[a] for a in self.members]))
+        return self.members[next(i for i in ordered if i in drawn)]

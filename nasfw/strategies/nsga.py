@@ -28,7 +28,7 @@ def crowding(costs: ArrayLike, fronts: ArrayLike) -> Floats:
         order = np.lexsort([column, number])
         values = column[order]
         first = np.diff(number[order], prepend=-1) != 0
-        last = np.append(first[1:], True)
+        last = np.append(first, True)[1:]
         starts, ends = np.flatnonzero(first), np.flatnonzero(last)
         extent = np.repeat(values[ends] - values[starts], ends - starts + 1)
         gap = np.full(len(values), np.inf)

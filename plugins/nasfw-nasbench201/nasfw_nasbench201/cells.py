@@ -1,0 +1,51 @@
+"""The benchmark's cells: six edges with one of five operations each, numbered as in its tables.
+
+The official order is a shuffle, by Python's generator with the seed 88, of all cells in lexicographic order:
+the operations as they stand here, the first edge slowest.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from functools import lru_cache
+from itertools import product
+
+import nasfw
+
+OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+EDGES = ("1<-0", "2<-0", "2<-1", "3<-0", "3<-1", "3<-2")
+COUNT = len(OPERATIONS) ** len(EDGES)
+# Positions of the edges that lead from the cell's input to its output.
+_PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))
+
+
+@lru_cache(maxsize=1)
+def architectures() -> tuple[nasfw.Architecture, ...]:
+    """All of them, in the official order."""
+    found: list[nasfw.Architecture] = list(product(OPERATIONS, repeat=len(EDGES)))
+    random.Random(88).shuffle(found)
+    return tuple(found)
+
+
+@lru_cache(maxsize=1)
+def indices() -> Mapping[nasfw.Architecture, int]:
+    """The official index of every architecture."""
+    return {architecture: i for i, architecture in enumerate(architectures())}
+
+
+def index_of(candidate: nasfw.Candidate) -> int:
+    """Where tables have the candidate; Unsupported if its space has other cells."""
+    index = indices().get(candidate.architecture)
+    if index is None or tuple(candidate.space.decisions) != EDGES:
+        raise nasfw.Unsupported(
+            f"NAS-Bench-201 has networks with the decisions {', '.join(EDGES)} among "
+            f"{', '.join(OPERATIONS)}, and none of {type(candidate.space).__name__}; use spaces=nasbench201"
+        )
+    return index
+
+
+def is_constant(architecture: nasfw.Architecture) -> bool:
+    """Whether no path leads through the cell, so that the network's output does not depend on its input."""
+    present = [option != OPERATIONS[0] for option in architecture]
+    return not any(all(present[i] for i in path) for path in _PATHS)
