@@ -25,9 +25,7 @@ _FLOPS_PER_SECOND = 4e10
 _THREADS_FROM = 2e9
 
 
-def affordable(
-    recipe: Recipe, samples: int, flops: float, effort: float, layers: int = _LAYERS
-) -> Recipe:
+def affordable(recipe: Recipe, samples: int, flops: float, effort: float, layers: int = _LAYERS) -> Recipe:
     """``recipe`` with as many epochs over ``samples`` as ``effort`` allows the plain backbone.
 
     ``flops`` is the work of one inference, ``layers`` the number of layers with weights. At least 8 and at most 60 epochs (times the effort, if it is above

@@ -257,10 +257,12 @@ def prepare(settings: Settings, registry: Registry) -> Experiment:
     executor: Executor = registry.make("executor", settings.executor)
     devices: list[Device] = [registry.make("device", d) for d in settings.hardware]
     objectives = _objectives(settings.objectives, registry, task, devices)
-    spaces = make_spaces(settings, registry, task)
+    # Where nothing is trained there is no time to save.
+    trained = any(o.trained for o in objectives)
+    spaces = make_spaces(settings if trained else replace(settings, effort=None), registry, task)
     strategy: Strategy = registry.make("strategy", settings.strategy)
     recipe, count = replace(task.recipe, **settings.recipe), torch.get_num_threads()
-    if any(o.trained for o in objectives):
+    if trained:
         space = next(iter(spaces.values()))
         plain = space.build(space.default)
         flops, layers = forward_flops(plain, task.input_shape), count_layers(plain)
@@ -274,7 +276,7 @@ def prepare(settings: Settings, registry: Registry) -> Experiment:
     )
     folders.check_same(settings, data, [o.name for o in objectives])
     for label in spaces:
-        preflight(experiment.problem(label, Path()))
+        preflight(experiment.problem(label, Path()), strategy)
     return experiment
 
 
@@ -361,8 +363,11 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(former)
 
 
-def preflight(problem: Problem) -> None:
-    """Put the plain backbone through one batch and every objective once, before any long work starts."""
+def preflight(problem: Problem, strategy: Strategy) -> None:
+    """Put the plain backbone through one batch and every objective once, before any long work starts.
+
+    UsageError if it fails, or if the strategy cannot work on the problem.
+    """
     space, task = problem.space, problem.task
     with engine.seeded(problem.seed):
         candidate = Candidate(space, task, space.default, "valid", compute=problem.compute)
@@ -379,6 +384,7 @@ def preflight(problem: Problem) -> None:
                     f"{tuple(output.shape)}; the task needs {expected}"
                 )
             task.loss(output, y)
+        strategy.check(problem)
         for objective in problem.objectives:
             objective.measure(candidate)
 

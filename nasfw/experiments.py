@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+# Cells of the final phase as those that are searched: twenty of them, half of the time without a path and
+# with a second head, learn too little in minutes.
+_SHORT = {"final_layers": None, "final_channels": None, "drop_path": 0.0, "auxiliary": 0.0}
+
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     # Minutes on a laptop without a GPU: trainings as long as a fixed amount of work allows.
     "quick": {
         "settings": {"effort": 1.0, "final": {"seeds": 3, "limit": 5, "least": 5}},
         "plugins": {
-            "space": {"aggconv": {"final_width": 1}},
+            "space": {
+                "aggconv": {"final_width": 1},
+                **dict.fromkeys(("darts", "s1", "s2", "s3", "s4"), _SHORT),
+            },
             "strategy": {
                 # Over a few hundred steps the Gumbel noise would drown what the mixture has to learn.
                 "dash": {
@@ -18,6 +25,18 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
                     "noise": 0.0,
                     "candidates": 7,
                 },
+                # As many steps as the published rates need would take hours.
+                "darts": {"mixture_lr": 0.03},
+                "darts_pt": {"mixture_lr": 0.03, "tune_epochs": 1},
+                "gaea": {"mixture_lr": 0.03, "adaptive": True},
+                "gdas": {"mixture_lr": 0.03},
+                "pc_darts": {"mixture_lr": 0.03},
+                "proxyless": {"mixture_lr": 0.1, "interval": 2},
+                "reinmax": {"mixture_lr": 0.03},
+                "robust_darts": {"mixture_lr": 0.03},
+                "sd_darts": {"mixture_lr": 0.03},
+                "sharp_darts": {"mixture_lr": 0.03},
+                "weight_sharing": {"rounds": 2, "samples": 60},
             },
         },
     },
@@ -57,6 +76,33 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
                     "tune_epochs": 80,
                     "tune_fraction": "paper",
                 },
+            },
+        },
+    },
+    # The constants of the DARTS papers, whose SGD has no Nesterov momentum; days on a GPU.
+    "paper_darts": {
+        "settings": {
+            "recipe": {
+                "epochs": 50,
+                "batch_size": 64,
+                "optimizer": "sgd",
+                "lr": 0.025,
+                "momentum": 0.9,
+                "weight_decay": 3e-4,
+                "schedule": "cosine",
+                "clip": 5.0,
+            },
+            "final": {"epochs": 600, "seeds": 3, "limit": 4},
+        },
+        "plugins": {
+            "strategy": {
+                "darts": {"mixture_lr": 3e-4, "mixture_decay": 1e-3},
+                "gaea": {"mixture_lr": 0.1, "edges": True},
+                "gdas": {"hot": 10.0, "cold": 0.1, "mixture_lr": 3e-4},
+                "pc_darts": {"share": 4, "warmup": 0.3, "mixture_lr": 6e-4},
+                "proxyless": {"epochs": 160, "warmup": 0.25, "interval": 5, "mixture_lr": 1e-3},
+                "robust_darts": {"mode": "adapt", "factor": 1.3, "interval": 2, "mixture_lr": 3e-4},
+                "weight_sharing": {"samples": 1000, "batches": 10, "top": 10},
             },
         },
     },

@@ -22,8 +22,8 @@ Decisions = Mapping[str, Sequence[Option]]
 class Junction:
     """The edges into one node: positions of decisions of which ``keep`` take another option than ``absent``.
 
-    If all are kept, ``absent`` is None. ``mixed`` says whether a mixture may give weight to ``absent``: in a
-    supernet an edge may be weakened by it, and in some published spaces it may not.
+    If all are kept, with any option, ``absent`` is None. ``mixed`` says whether a mixture may give weight to
+    ``absent``: in a supernet an edge may be weakened by it, and in some published spaces it may not.
     """
 
     decisions: tuple[int, ...]
@@ -33,8 +33,8 @@ class Junction:
 
     @property
     def selects(self) -> bool:
-        """Whether some of the edges are left out."""
-        return self.keep < len(self.decisions)
+        """Whether only so many edges may take another option than ``absent``."""
+        return self.absent is not None or self.keep < len(self.decisions)
 
 
 def size(decisions: Decisions, junctions: Sequence[Junction]) -> int:
@@ -72,21 +72,26 @@ def mutate(
     """
     options = list(decisions.values())
     among = {i: j for j in _selecting(junctions) for i in j.decisions}
-    present = [i for i, o in enumerate(parent) if i not in among or o != among[i].absent]
-    able = [i for i in present if i in among or len(options[i]) > 1]
+    absent = {i: j.absent for i, j in among.items()}
+    present = [i for i, o in enumerate(parent) if i not in among or o != absent[i]]
+    changes = {
+        i: [o for o in options[i] if o != parent[i] and (i not in among or o != absent[i])] for i in present
+    }
+    free = {
+        i: [k for k in among[i].decisions if parent[k] == absent[i]] if i in among else [] for i in present
+    }
+    able = [i for i in present if changes[i] or free[i]]
     if not able:
         return parent
     chosen, i = list(parent), able[int(rng.integers(len(able)))]
-    junction = among.get(i)
-    changes = [o for o in options[i] if o != parent[i] and not (junction and o == junction.absent)]
-    if junction is not None and (not changes or rng.random() < 0.5):
-        free = [k for k in junction.decisions if parent[k] == junction.absent]
-        place = free[int(rng.integers(len(free)))]
+    if free[i] and (not changes[i] or rng.random() < 0.5):
+        junction = among[i]
+        place = free[i][int(rng.integers(len(free[i])))]
         chosen[i] = _absent(junction)
         kept = parent[i] in options[place]
         chosen[place] = parent[i] if kept else _other(options[place], junction.absent, rng)
     else:
-        chosen[i] = changes[int(rng.integers(len(changes)))]
+        chosen[i] = changes[i][int(rng.integers(len(changes[i])))]
     return tuple(chosen)
 
 

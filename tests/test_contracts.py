@@ -19,6 +19,7 @@ from nasfw.testing import (
     SpaceContract,
     StrategyContract,
     TaskContract,
+    ToyCells,
     ToySpace,
     ToyTask,
 )
@@ -48,8 +49,25 @@ SMALL = {
         "burgers": {"resolution": 32, "samples": 24, "test_samples": 8},
         "darcy": {"resolution": 8, "samples": 24, "test_samples": 8},
     },
+    "space": {
+        "darts": {"layers": 3, "channels": 4},
+        "nasbench201": {"cells": 1, "channels": 4},
+    },
     "strategy": {
+        "asha": {"trials": 4, "eta": 2},
+        "darts": {"epochs": 2, "candidates": 3},
+        "darts_pt": {"epochs": 2, "tune_epochs": 1, "candidates": 3},
+        "gaea": {"epochs": 2, "candidates": 3},
+        "gdas": {"epochs": 2, "candidates": 3},
+        "pc_darts": {"epochs": 2, "candidates": 3},
+        "proxyless": {"epochs": 2, "candidates": 3},
+        "reinmax": {"epochs": 2, "candidates": 3},
+        "robust_darts": {"epochs": 2, "candidates": 3},
+        "sd_darts": {"epochs": 3, "interval": 1, "candidates": 3},
+        "sharp_darts": {"epochs": 2, "candidates": 3},
+        "weight_sharing": {"epochs": 2, "samples": 9, "candidates": 3},
         "dash": {"epochs": 2, "candidates": 3},
+        "evolution": {"trials": 4, "population": 2, "tournament": 2},
         "random": {"trials": 3},
     },
     "executor": {"processes": {"workers": 1}},
@@ -103,6 +121,12 @@ class TestToySpace(SpaceContract):
     @pytest.fixture
     def space(self, task):
         return ToySpace(task)
+
+
+class TestToyCells(SpaceContract):
+    @pytest.fixture
+    def space(self, task):
+        return ToyCells(task)
 
 
 class TestStrategies(StrategyContract):

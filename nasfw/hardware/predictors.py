@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,18 +33,20 @@ _SECONDS, _COPIES = 4e-4, 5
 # Two numbers are fitted; with fewer networks there is nothing to find out.
 _LEAST = 4
 
+T = TypeVar("T")
 Array = NDArray[np.float64]
-# The module of each option, decision by decision, and the shape of its input.
-Parts = list[list[tuple[nn.Module, tuple[int, ...]]]]
+# The modules of each option, decision by decision, and the shapes of their inputs.
+Part = tuple[nn.Module, tuple[int, ...]]
+Parts = list[list[list[Part]]]
 
 
 def additive(device: Device, metric: str, space: SearchSpace, task: Task, seed: int) -> CostTable | None:
     """``metric`` of the networks of ``space`` as a sum over decisions; None where that cannot be had.
 
-    Every decision must be the path of a module in the built network. The module of each option is timed by
-    itself, with the batch norm and ReLU that usually follow and are fused with it. The sum s over a network's
-    modules becomes a + b s, fitted to random networks measured whole; others tell how far it is off. For
-    energy the times count as well, for memory the modules' weights instead.
+    Every decision must have modules in the built network. Those of each option are timed one by one, with the
+    batch norm and ReLU that usually follow and are fused with them. The sum s over a network's modules
+    becomes a + b s, fitted to random networks measured whole; others tell how far it is off. For energy the
+    times count as well, for memory the modules' weights instead.
     """
     # Only here, since it takes a second to import.
     from scipy.stats import kendalltau
@@ -51,15 +54,15 @@ def additive(device: Device, metric: str, space: SearchSpace, task: Task, seed: 
     start = time.perf_counter()
     # Building networks must not disturb the stream that the caller's random numbers come from.
     with torch.random.fork_rng(devices=[]):
-        shapes = _input_shapes(space, task)
         networks = _distinct(space, np.random.default_rng(seed), _FITTED + _TESTED)
-        if shapes is None or len(networks) < 2 * _LEAST:
+        parts = _parts(space, task) if len(networks) >= 2 * _LEAST else None
+        if parts is None:
             return None
         with progress.track(f"profiling layers on {device.name}", 2) as bar:
             if metric == "memory":
-                table, entries = _weights(_parts(space, shapes))
+                table, entries = _weights(parts)
             else:
-                table, entries = _times(device, space, task, shapes)
+                table, entries = _times(device, space, task, parts)
             bar.advance()
             candidates = [Candidate(space, task, a) for a in networks]
             whole = np.array(device.measure_all(metric, candidates, _ROUNDS_WHOLE))
@@ -83,61 +86,77 @@ def additive(device: Device, metric: str, space: SearchSpace, task: Task, seed: 
     )
 
 
-def _times(
-    device: Device, space: SearchSpace, task: Task, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[list[Array], int]:
-    """Seconds of every option's module, and how many different ones were timed."""
+def _times(device: Device, space: SearchSpace, task: Task, parts: Parts) -> tuple[list[Array], int]:
+    """Seconds of every option's modules, and how many different ones were timed."""
     plain = device.measure("latency", Candidate(space, task, space.default))
-    copies = int(np.clip(round(_SECONDS * len(shapes) / plain), 1, _COPIES))
+    count = sum(len(row[j]) for row, j in zip(parts, indices(space.decisions, space.default), strict=True))
+    copies = int(np.clip(round(_SECONDS * count / plain), 1, _COPIES))
     batch = None if getattr(device, "dynamic", False) else getattr(device, "batch", 1)
-    models = [[to_onnx(part, shape, batch) for part, shape in row] for row in _parts(space, shapes)]
+    models = [[[to_onnx(*part, batch) for part in option] for option in row] for row in parts]
     # Layers of one shape have the same options, of which each needs to be measured once.
-    keys = [[content_key(model) for model in row] for row in models]
-    distinct = dict(zip(chain(*keys), chain(*models), strict=True))
+    keys = [[[content_key(model) for model in option] for option in row] for row in models]
+    distinct = dict(zip(_flat(keys), _flat(models), strict=True))
     several = [side_by_side(model, copies).SerializeToString() for model in distinct.values()]
     values = device.measure_onnx("latency", several, _ROUNDS)
     seconds = dict(zip(distinct, np.array(values) / copies, strict=True))
-    return [np.array([seconds[k] for k in names]) for names in keys], len(distinct)
+    return [np.array([sum(seconds[k] for k in names) for names in row]) for row in keys], len(distinct)
+
+
+def _flat(nested: Iterable[Iterable[Iterable[T]]]) -> Iterator[T]:
+    return chain.from_iterable(chain.from_iterable(nested))
 
 
 def _weights(parts: Parts) -> tuple[list[Array], int]:
     """Bytes of every option's weights, of which memory is made, and how many options there are."""
     table = [
-        np.array([float(sum(p.nbytes for p in module.parameters())) for module, _ in row]) for row in parts
+        np.array([float(sum(p.nbytes for part, _ in option for p in part.parameters())) for option in row])
+        for row in parts
     ]
     return table, sum(len(row) for row in parts)
 
 
-def _input_shapes(space: SearchSpace, task: Task) -> Mapping[str, tuple[int, ...]] | None:
-    """Shapes, without batch, of what enters the module of each decision; None if some is no module."""
-    model, shapes = space.build(space.default).eval(), {}
-    for name in space.decisions:
-        try:
-            module = model.get_submodule(name)
-        except AttributeError:
-            return None
+def _parts(space: SearchSpace, task: Task) -> Parts | None:
+    """For every decision and option the modules, with what is usually fused with them, and inputs' shapes.
 
-        def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-            shapes[name] = tuple(inputs[0].shape[1:])
-
-        module.register_forward_pre_hook(note)
-    with torch.no_grad():
-        model(torch.zeros(1, *task.input_shape))
-    return shapes if shapes.keys() == set(space.decisions) else None
-
-
-def _parts(space: SearchSpace, shapes: Mapping[str, tuple[int, ...]]) -> Parts:
-    """For every decision and option the module, with what is usually fused with it, and its input's shape."""
+    None if a decision has no modules at all, or one that does not take part.
+    """
     parts: Parts = [[] for _ in space.decisions]
     most = max(len(options) for options in space.decisions.values())
     for j in range(most):
         # One network holds option j of all decisions.
         architecture = tuple(o[min(j, len(o) - 1)] for o in space.decisions.values())
         model = space.build(architecture).eval()
-        for i, (name, options) in enumerate(space.decisions.items()):
+        modules = [_present(model, space.modules(name)) for name in space.decisions]
+        shapes = _input_shapes(model, list(chain.from_iterable(modules)), task)
+        if shapes is None:
+            return None
+        for row, options, found in zip(parts, space.decisions.values(), modules, strict=True):
             if j < len(options):
-                parts[i].append((_followed(model.get_submodule(name), shapes[name]), shapes[name]))
-    return parts
+                row.append([(_followed(module, shapes[module]), shapes[module]) for module in found])
+    return parts if all(any(row) for row in parts) else None
+
+
+def _present(model: nn.Module, paths: Sequence[str]) -> list[nn.Module]:
+    """The modules with these paths, as far as there are any."""
+    known = dict(model.named_modules(remove_duplicate=False))
+    return [known[path] for path in paths if path in known]
+
+
+def _input_shapes(
+    model: nn.Module, modules: Sequence[nn.Module], task: Task
+) -> Mapping[nn.Module, tuple[int, ...]] | None:
+    """Shapes, without batch, of what enters the modules; None if one does not take part."""
+    shapes = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        shapes[module] = tuple(inputs[0].shape[1:])
+
+    handles = [module.register_forward_pre_hook(note) for module in modules]
+    with torch.no_grad():
+        model(torch.zeros(1, *task.input_shape))
+    for handle in handles:
+        handle.remove()
+    return shapes if shapes.keys() == set(modules) else None
 
 
 def _followed(module: nn.Module, shape: tuple[int, ...]) -> nn.Module:

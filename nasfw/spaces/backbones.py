@@ -30,7 +30,7 @@ def wrn(
     of the stem and, times ``width``, of the first of three stages. ``depth`` is 6 n + 4; UsageError for any
     other, and for shapes that do not fit.
     """
-    dense = _is_dense("wrn", input_shape, output_shape, 2)
+    dense = is_dense("backbone wrn", input_shape, output_shape, 2)
     if depth < 10 or (depth - 4) % 6:
         raise UsageError(f"depth {depth} is no depth of a WRN; 10, 16, 22, 28 and so on are")
     if width < 1:
@@ -44,7 +44,7 @@ def wrn(
             blocks.append(WideBlock(channels, planes, stride))
             channels = planes
     end = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
-    return initialise(Backbone(stem, blocks, end, _head(channels, output_shape)))
+    return initialise(Backbone(stem, blocks, end, head(channels, output_shape)))
 
 
 def paper_channels(classes: int) -> int:
@@ -61,7 +61,7 @@ def wrn1d(input_shape: Shape, output_shape: Shape, channels: int | None = None) 
     7, since an even kernel has no centre.
     UsageError for shapes that do not fit.
     """
-    _is_dense("wrn1d", input_shape, output_shape, 1)
+    is_dense("backbone wrn1d", input_shape, output_shape, 1)
     # The exponent is bounded so that thousands of classes do not make a number of thousands of digits.
     least = max(16, paper_channels(output_shape[0]))
     m = least if channels is None else _at_least_one(channels)
@@ -70,7 +70,7 @@ def wrn1d(input_shape: Shape, output_shape: Shape, channels: int | None = None) 
     for planes in (m, 2 * m, 2 * m):
         blocks.append(SeriesBlock(last, planes, ((7, 1), (5, 1), (3, 1))))
         last = planes
-    return initialise(Backbone(nn.Identity(), blocks, nn.Identity(), _head(last, output_shape)))
+    return initialise(Backbone(nn.Identity(), blocks, nn.Identity(), head(last, output_shape)))
 
 
 def tcn(
@@ -82,13 +82,13 @@ def tcn(
     Sequence Modeling", 2018: residual blocks of two convolutions, of dilation 1, 2, 4, and so on; here
     centred instead of causal, and batch-normalised. UsageError for shapes that do not fit.
     """
-    _is_dense("tcn", input_shape, output_shape, 1)
+    is_dense("backbone tcn", input_shape, output_shape, 1)
     blocks = nn.Sequential()
     last = input_shape[0]
     for level in range(levels):
         blocks.append(SeriesBlock(last, _at_least_one(channels), ((kernel_size, 2**level),) * 2))
         last = channels
-    return initialise(Backbone(nn.Identity(), blocks, nn.Identity(), _head(last, output_shape)))
+    return initialise(Backbone(nn.Identity(), blocks, nn.Identity(), head(last, output_shape)))
 
 
 BACKBONES: Mapping[str, Factory] = {"wrn": wrn, "wrn1d": wrn1d, "tcn": tcn}
@@ -226,21 +226,22 @@ def make(reference: str, input_shape: Shape, output_shape: Shape, **settings: in
     return model
 
 
-def _head(channels: int, output_shape: Shape) -> nn.Module:
+def head(channels: int, output_shape: Shape) -> nn.Module:
+    """The last layer: for the channels' means, or for every position of dense prediction."""
     if len(output_shape) == 1:
         return nn.Linear(channels, output_shape[0])
     return (nn.Conv1d if len(output_shape) == 2 else nn.Conv2d)(channels, output_shape[0], 1)
 
 
-def _is_dense(name: str, input_shape: Shape, output_shape: Shape, dims: int) -> bool:
-    """Whether every position has an output of its own."""
+def is_dense(who: str, input_shape: Shape, output_shape: Shape, dims: int) -> bool:
+    """Whether every position has an output of its own; UsageError, from ``who``, if shapes do not fit."""
     if len(input_shape) != dims + 1:
         kind = "series (channels, length)" if dims == 1 else "maps (channels, height, width)"
-        raise UsageError(f"backbone {name} is for {kind}; inputs have the shape {tuple(input_shape)}")
+        raise UsageError(f"{who} is for {kind}; inputs have the shape {tuple(input_shape)}")
     if len(output_shape) == 1 or output_shape[1:] == input_shape[1:]:
         return len(output_shape) > 1
     raise UsageError(
-        f"backbone {name} gives outputs of shape (classes,) or, for inputs of shape {tuple(input_shape)}, "
+        f"{who} gives outputs of shape (classes,) or, for inputs of shape {tuple(input_shape)}, "
         f"{('channels', *input_shape[1:])}; the task needs {tuple(output_shape)}"
     )
 

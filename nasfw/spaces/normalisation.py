@@ -14,22 +14,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# With fewer values in all, what a call costs by itself decides: then torch's own is faster.
+LEAST = 200_000
 # The mean's square is at most so many variances: rounding is magnified by one more.
 _FARTHEST = 4.0
 
 
-class _Quick(nn.modules.batchnorm._BatchNorm):
+class QuickBatchNorm(nn.modules.batchnorm._BatchNorm):
     """A batch norm that is computed as the module's docstring says, where that is possible."""
 
     def forward(self, x: Tensor) -> Tensor:
+        normalised = self._normalised(x, self.weight)
+        return super().forward(x) if normalised is None else normalised
+
+    def scaled(self, x: Tensor, factor: Tensor) -> Tensor:
+        """The norm, which has no weight of its own, times a scalar: quick ones take it for their weight."""
+        normalised = self._normalised(x, factor.expand(x.shape[1]))
+        return super().forward(x) * factor if normalised is None else normalised
+
+    def _normalised(self, x: Tensor, weight: Tensor | None) -> Tensor | None:
+        """The quick norm with this weight; None where it is not possible."""
         self._check_input_dim(x)  # type: ignore[no-untyped-call]
-        if self.momentum is not None and self.training and _is_plain(x):
-            count = x.numel() // x.shape[1]
-            mean, variance = _statistics(x, count)
-            if bool((mean.square() <= _FARTHEST * variance).all()):
-                self._follow(mean, variance * (count / (count - 1)), self.momentum)
-                return _Normalised.apply(x, self.weight, self.bias, mean, variance, self.eps)  # type: ignore[no-any-return, no-untyped-call]
-        return super().forward(x)
+        if self.momentum is None or not self.training or not is_plain(x):
+            return None
+        if x.numel() < max(LEAST, 2 * x.shape[1]):
+            return None
+        count = x.numel() // x.shape[1]
+        mean, variance = _statistics(x, count)
+        if not bool((mean.square() <= _FARTHEST * variance).all()):
+            return None
+        self._follow(mean, variance * (count / (count - 1)), self.momentum)
+        return _Normalised.apply(x, weight, self.bias, mean, variance, self.eps)  # type: ignore[no-any-return, no-untyped-call]
 
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor, momentum: float) -> None:
@@ -43,11 +58,11 @@ class _Quick(nn.modules.batchnorm._BatchNorm):
                 running.lerp_(now.to(running.dtype), momentum)
 
 
-class QuickBatchNorm1d(_Quick, nn.BatchNorm1d):
+class QuickBatchNorm1d(QuickBatchNorm, nn.BatchNorm1d):
     """For series."""
 
 
-class QuickBatchNorm2d(_Quick, nn.BatchNorm2d):
+class QuickBatchNorm2d(QuickBatchNorm, nn.BatchNorm2d):
     """For images."""
 
 
@@ -74,11 +89,11 @@ def _turn(network: nn.Module, classes: dict[type[nn.Module], type[nn.Module]]) -
         module.__class__ = classes.get(type(module), type(module))
 
 
-def _is_plain(x: Tensor) -> bool:
-    """Whether the sums are faster: maps of full precision on a processor, in the ordinary order."""
+def is_plain(x: Tensor) -> bool:
+    """Whether quick layers are quicker: maps of full precision on a processor, in the ordinary order."""
     if x.dim() < 3 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return False
-    return x.is_contiguous() and x.dtype in (torch.float32, torch.float64) and x.numel() > x.shape[1]
+    return x.is_contiguous() and x.dtype in (torch.float32, torch.float64)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         StrategyContract,
         TaskContract,
     )
-    from nasfw.testing.toys import Echo, Free, Price, ToySpace, ToyTask, Wrong
+    from nasfw.testing.toys import Echo, Free, Price, ToyCells, ToySpace, ToyTask, Wrong
 
 __all__ = [
     "DeviceContract",
@@ -34,6 +34,7 @@ __all__ = [
     "SpaceContract",
     "StrategyContract",
     "TaskContract",
+    "ToyCells",
     "ToySpace",
     "ToyTask",
     "Wrong",

@@ -7,7 +7,7 @@ import math
 import pickle
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -212,6 +212,12 @@ class SpaceContract:
         assert all(m.grad is not None and torch.isfinite(m.grad).all() for m in mixture)
 
 
+@dataclass(frozen=True)
+class _WithoutSupernet(ToySpace):
+    def supernet(self) -> Supernet:
+        return SearchSpace.supernet(self)
+
+
 class StrategyContract:
     """Override the fixture ``strategy``; keep it to a few short trials."""
 
@@ -256,6 +262,24 @@ class StrategyContract:
         torch.manual_seed(5)
         self._search(strategy, tmp_path)
         assert torch.equal(torch.rand(3), expected)
+
+    def test_its_check_refuses_what_it_cannot_search(self, strategy: Strategy, tmp_path: Path) -> None:
+        """A space without a supernet, if it needs one, and nothing that it can search."""
+        task = ToyTask()
+        strategy.check(Problem(ToySpace(task), task, [Wrong(), Echo()], task.recipe, 3, tmp_path / "toy"))
+        space = _WithoutSupernet(task)
+        problem = Problem(space, task, [Wrong(), Echo()], task.recipe, 3, tmp_path / "toy")
+        foretold, met = None, None
+        try:
+            strategy.check(problem)
+        except Unsupported as reason:
+            foretold = str(reason)
+        with Records(tmp_path / "records.jsonl", write=True) as records:
+            try:
+                search(problem, "toy", strategy, records, Serial(), Budget(trials=1))
+            except Unsupported as reason:
+                met = str(reason)
+        assert foretold == met
 
     def test_budget_of_trials_is_kept(self, strategy: Strategy, tmp_path: Path) -> None:
         assert len(self._search(strategy, tmp_path, Budget(trials=1))) <= 1

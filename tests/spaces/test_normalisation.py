@@ -6,9 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from nasfw.spaces import normalisation
 from nasfw.spaces.normalisation import QuickBatchNorm1d, QuickBatchNorm2d, _Normalised, quicken, restore
 
 SHAPES = [(4, 3, 50), (1, 2, 7), (5, 4, 6, 7), (2, 1, 1, 3), (3, 2, 1)]
+
+
+@pytest.fixture(autouse=True)
+def _however_small(monkeypatch):
+    monkeypatch.setattr(normalisation, "LEAST", 0)
 
 
 def pair(shape, dtype=torch.float64, **settings):
@@ -64,9 +70,10 @@ def test_first_and_second_derivatives_are_those_of_finite_differences():
     assert torch.autograd.gradgradcheck(normalised, (x, *weights))
 
 
-@pytest.mark.parametrize("change", ["eval", "vectors", "channels last", "cumulative"])
-def test_elsewhere_torchs_own_is_taken(change):
+@pytest.mark.parametrize("change", ["eval", "vectors", "channels last", "cumulative", "small"])
+def test_elsewhere_torchs_own_is_taken(change, monkeypatch):
     """Equal to the last digit, since it is the same."""
+    monkeypatch.setattr(normalisation, "LEAST", 301 if change == "small" else 0)
     ordinary, quick = pair((4, 3, 5, 5), torch.float32, momentum=None if change == "cumulative" else 0.1)
     x = torch.randn(4, 3, 5, 5)
     if change == "eval":
@@ -78,6 +85,20 @@ def test_elsewhere_torchs_own_is_taken(change):
         ordinary, quick = pair((4, 3, 1), torch.float32)
         x = torch.randn(4, 3)
     assert torch.equal(quick(x), ordinary(x))
+
+
+@pytest.mark.parametrize("least", [0, 1000])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_factor_multiplies_the_norm(least, training, monkeypatch):
+    """And its gradient is the sum of the gradient times the norm."""
+    monkeypatch.setattr(normalisation, "LEAST", least)
+    ordinary, quick = (module.train(training) for module in pair((4, 3, 5, 5), affine=False))
+    x, g = torch.randn(2, 4, 3, 5, 5, dtype=torch.float64)
+    factor = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    expected, found = ordinary(x), quick.scaled(x, factor)
+    torch.testing.assert_close(found, 0.3 * expected)
+    found.backward(g)
+    torch.testing.assert_close(factor.grad, (g * expected).sum())
 
 
 def test_a_single_value_is_refused_as_by_torch():
