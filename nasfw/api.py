@@ -9,7 +9,8 @@ from torch import nn
 
 from nasfw import config, experiment, plugins, results
 from nasfw.contracts import Task, UsageError
-from nasfw.results import Network, Result
+from nasfw.networks import Network
+from nasfw.results import Result
 from nasfw.shipping.export import reopen, trained
 
 

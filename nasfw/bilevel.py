@@ -114,7 +114,8 @@ def dominant_eigenvalue(loss: Callable[[Tensors], Tensor], at: Tensors, toleranc
     """The largest eigenvalue of the Hessian of ``loss`` at ``at``, within a relative ``tolerance``.
 
     By Lanczos's method, whose matrix-vector products are central differences (Zela et al. 2020, section 4,
-    look at it for the validation loss as a function of the mixture's logits).
+    look at it for the validation loss as a function of the mixture's logits). Not a number if the
+    Hessian is not finite.
     """
     # Only here, since it takes a second to import.
     from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
@@ -126,16 +127,24 @@ def dominant_eigenvalue(loss: Callable[[Tensors], Tensor], at: Tensors, toleranc
         flat = torch.as_tensor(np.ascontiguousarray(v), dtype=at[0].dtype, device=at[0].device).reshape(-1)
         parts = [p.reshape(s) for p, s in zip(torch.split(flat, sizes), shapes, strict=True)]
         found = _difference(lambda a: _gradients(loss(a), a), at, parts, EPSILON * math.sqrt(count))
-        return torch.cat([f.reshape(-1) for f in found]).double().cpu().numpy()
+        image = torch.cat([f.reshape(-1) for f in found]).double().cpu().numpy()
+        if not np.isfinite(image).all():
+            raise FloatingPointError("the Hessian is not finite")
+        return image
 
-    if count <= 3:
-        columns = np.stack([product(row) for row in np.eye(count)])
-        return float(np.linalg.eigvalsh((columns + columns.T) / 2)[-1])
     start = np.random.default_rng(0).standard_normal(count)
     operator = LinearOperator((count, count), matvec=product, dtype=np.float64)
     some = min(count, 12)
     try:
+        if count <= 3:
+            columns = np.stack([product(row) for row in np.eye(count)])
+            return float(np.linalg.eigvalsh((columns + columns.T) / 2)[-1])
+        # A Hessian of zeros is more than the method can take.
+        if not product(start).any():
+            return 0.0
         top = eigsh(operator, 1, which="LA", v0=start, tol=tolerance, ncv=some, return_eigenvectors=False)[0]
+    except FloatingPointError:
+        return math.nan
     except ArpackNoConvergence as reason:
         top = reason.eigenvalues[0] if len(reason.eigenvalues) else math.nan
     return float(np.real(top))
@@ -157,7 +166,9 @@ def _difference(
         return [torch.zeros_like(a) for a in (at if like is None else like)]
     step = epsilon / norm
     moved = [(a.detach() + step * d).requires_grad_() for a, d in zip(at, direction, strict=True)]
-    forward = gradient(moved)
+    # Where the loss draws numbers, both sides draw the same, or their difference would be taken for a slope.
+    with torch.random.fork_rng([at[0].device] if at[0].is_cuda else []):
+        forward = gradient(moved)
     with torch.no_grad():
         for m, d in zip(moved, direction, strict=True):
             m.sub_(2 * step * d)

@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from nasfw import report
 from nasfw.display import format_value
+from nasfw.networks import Network
 from nasfw.parameters import suggestion
 from nasfw.quantities import quantity
 from nasfw.records import as_costs
-from nasfw.results import Network, Result
+from nasfw.reports import words
+from nasfw.results import Result
 from nasfw.values import Measure, UsageError
 
 Floats = NDArray[np.float64]
@@ -56,7 +57,7 @@ def pick(
     below what should be high. A bound is a number in SI units or a text with a unit. An objective on one
     device may go without the device's name.
     """
-    measures = [replace(m, name=report.label(m, result)) for m in result.summary.measures]
+    measures = [replace(m, name=words.label(m, result)) for m in result.summary.measures]
     called = {m.name: label.name for m, label in zip(result.summary.measures, measures, strict=True)}
     networks = [replace(n, values={called.get(k, k): v for k, v in n.values.items()}) for n in result.front]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import sys
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from nasfw.commands import hardware, shipping
+from nasfw.commands import compatibility, hardware, measuring, plotting, shipping
 from nasfw.guide import GUIDE
 from nasfw.hardware.machine import share_politely
-from nasfw.terminal import err, guarded, log_to_stderr, out
+from nasfw.terminal import Json, err, guarded, log_to_stderr, out, print_json
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown"
@@ -56,43 +55,46 @@ def run(
 ) -> None:
     """Search, train the front again, and compare it with the plain backbone and random search."""
     log_to_stderr(logging.INFO if verbose else logging.WARNING)
-    from nasfw import config, display, plugins, report
+    from nasfw import bars, config, plugins
+    from nasfw.reports import plan
+    from nasfw.reports.outcome import outcome
 
     registry = plugins.load()
     resolved = config.resolve(settings or [], registry)
     from nasfw import experiment
 
-    with display.showing(err):
+    with bars.showing(err):
         prepared = experiment.prepare(resolved, registry)
         folder = prepared.place()
-        out.print(report.announcement(prepared, folder), crop=False)
+        out.print(plan.announcement(prepared, folder), crop=False)
         if dry_run:
             from nasfw.estimate import estimate
 
-            out.print(report.forecast(estimate(prepared)))
+            out.print(plan.forecast(estimate(prepared)))
             return
         result = prepared.run(folder)
-    out.print(report.outcome(result, layers=verbose), crop=False)
+    out.print(outcome(result, layers=verbose), crop=False)
 
 
 @app.command()
 @guarded
 def show(
     folder: Annotated[Path, typer.Argument(help="the folder of a run")],
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
+    as_json: Json = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="also how a supernet's layers were computed")
     ] = False,
 ) -> None:
     """Recompute the table, the front and the hypervolume of a run from its folder."""
     log_to_stderr()
-    from nasfw import report, results
+    from nasfw import results
+    from nasfw.reports.outcome import outcome
 
     result = results.read(folder)
     if as_json:
-        sys.stdout.write(json.dumps(result.plain_data(), indent=1) + "\n")
+        print_json(result.plain_data())
     else:
-        out.print(report.outcome(result, layers=verbose), crop=False)
+        out.print(outcome(result, layers=verbose), crop=False)
 
 
 @app.command()
@@ -101,12 +103,12 @@ def plugins(
     name: Annotated[str | None, typer.Argument(help="a plugin, to see its parameters")] = None,
 ) -> None:
     """List the plugins that are installed, or explain one of them."""
-    from nasfw import report
     from nasfw.plugins import load
+    from nasfw.reports.catalogue import catalogue, explanation
 
     registry = load()
-    out.print(report.catalogue(registry) if name is None else report.explanation(registry, name))
+    out.print(catalogue(registry) if name is None else explanation(registry, name))
 
 
-for module in (shipping, hardware):
+for module in (shipping, plotting, compatibility, measuring, hardware):
     app.add_typer(module.app)

@@ -102,7 +102,7 @@ class _Layer:
             return value
         if setting == "task" and _is_file(value, registry):
             value = {"arrays": {"file": str(value)}}
-        chosen = [as_spec(item, setting) for item in (_items(value) if setting in MANY else [value])]
+        chosen = [as_spec(item, setting) for item in (items(value) if setting in MANY else [value])]
         for item in chosen:
             if isinstance(item, Spec):
                 registry.find(kind, item.name)
@@ -111,7 +111,7 @@ class _Layer:
         return chosen
 
 
-def _items(value: Any) -> list[Any]:
+def items(value: Any) -> list[Any]:
     """A list setting's items: a list, ``a,b``, ``{a: {...}, b: {...}}``, or one item."""
     if isinstance(value, str):
         return [name.strip() for name in value.split(",")]
@@ -145,7 +145,7 @@ def _merge(layers: Sequence[_Layer], plugins: Mapping[str, Any], experiments: Ma
     for layer in layers:
         merged.update({k: v for k, v in layer.values.items() if k not in KIND_OF and k not in GROUPS})
     if isinstance(merged.get("yardsticks"), str) or merged.get("yardsticks", ()) is None:
-        merged["yardsticks"] = [] if merged["yardsticks"] is None else _items(merged["yardsticks"])
+        merged["yardsticks"] = [] if merged["yardsticks"] is None else items(merged["yardsticks"])
     if isinstance(merged.get("folder"), Path):
         merged["folder"] = str(merged["folder"])
     experiment = merged.get("experiment")

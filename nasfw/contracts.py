@@ -401,6 +401,12 @@ class Strategy(ABC):
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         """Have trials evaluated until done; everything worth knowing ends in the records."""
 
+    def check(self, problem: Problem) -> None:  # noqa: B027 - most have nothing to refuse
+        """UsageError if ``search`` cannot work on the problem, as far as a moment's work can tell.
+
+        Unsupported where the space lacks a power, such as a supernet.
+        """
+
     def workload(self, problem: Problem) -> Workload | None:
         """What ``search`` is about to do; None if it cannot be foretold."""
         return None

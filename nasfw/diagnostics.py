@@ -111,17 +111,19 @@ class Agreement:
 
 @dataclass
 class History:
-    """The moments so far, as a part of a checkpoint."""
+    """The moments and notes so far, as a part of a checkpoint."""
 
     moments: list[Moment] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
-    def state_dict(self) -> list[dict[str, Any]]:
+    def state_dict(self) -> dict[str, list[Any]]:
         """As plain values."""
-        return [asdict(m) for m in self.moments]
+        return {"moments": [asdict(m) for m in self.moments], "notes": list(self.notes)}
 
-    def load_state_dict(self, state_dict: list[dict[str, Any]]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, list[Any]]) -> None:
         """Take what ``state_dict`` gave."""
-        self.moments = [Moment.plain(m) for m in state_dict]
+        self.moments = [Moment.plain(m) for m in state_dict["moments"]]
+        self.notes = list(state_dict["notes"])
 
 
 def entropy(weights: Iterable[Sequence[float]]) -> float | None:
@@ -155,20 +157,24 @@ def agreement(
     Of the architectures that were ``drawn`` uniformly, or of all: a ranking of proposals alone is about
     architectures that the ratings chose.
     """
+    pairs = [(r.value, v) for r, v in matched(ratings, records, measure) if r.drawn or not drawn]
+    if len(pairs) < _LEAST:
+        return None
+    one, other = np.array(pairs).T
+    tau = kendall_tau(one, other)
+    return None if math.isnan(tau) else Agreement(tau, len(pairs))
+
+
+def matched(
+    ratings: Iterable[Rating], records: Iterable[Record], measure: Measure
+) -> list[tuple[Rating, float]]:
+    """Each rated architecture that was trained standalone, once, with its value in the first such record."""
     trained: dict[tuple[tuple[str, Option], ...], float] = {}
     for record in records:
         if record.error is None and not record.inherited and measure.name in record.values:
             trained.setdefault(_key(record.choices), record.values[measure.name])
-    pairs = {
-        _key(r.choices): (r.value, trained[_key(r.choices)])
-        for r in ratings
-        if (r.drawn or not drawn) and _key(r.choices) in trained
-    }
-    if len(pairs) < _LEAST:
-        return None
-    one, other = np.array(list(pairs.values())).T
-    tau = kendall_tau(one, other)
-    return None if math.isnan(tau) else Agreement(tau, len(pairs))
+    rated = {_key(r.choices): r for r in ratings}
+    return [(rating, trained[key]) for key, rating in rated.items() if key in trained]
 
 
 def kendall_tau(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:

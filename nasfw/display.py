@@ -1,40 +1,23 @@
-"""What a run shows in a terminal: bars or plain lines for progress, tables, and numbers for people."""
+"""What a run shows in a terminal: numbers for people, and tables of them."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column, Table
-from rich.text import Text
+from rich.table import Table
 
-from nasfw.progress import Bar, listening
 from nasfw.values import Measure
-
-Clock = Callable[[], float]
 
 PERCENT = ("accuracy", "auroc", "f1", "map")
 _LARGE = ("", "k", "M", "G", "T", "P", "E")
 _SMALL = ("", "m", "µ", "n", "p")
 DASH = "-"
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def format_value(value: float | None, unit: str = "", name: str = "") -> str:
@@ -75,6 +58,29 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
+def sparkline(
+    values: Sequence[float], low: float | None = None, high: float | None = None, width: int = 16
+) -> str:
+    """A time series as blocks of eight heights between ``low`` and ``high``, by default its extremes.
+
+    More than ``width`` values are drawn as the means of equal parts; one that is not finite is a gap.
+    """
+    count = min(width, len(values))
+    parts = [values[i * len(values) // count : (i + 1) * len(values) // count] for i in range(count)]
+    means = [sum(part) / len(part) for part in parts]
+    known = [m for m in means if math.isfinite(m)]
+    low = min(known, default=0.0) if low is None else low
+    high = max(known, default=0.0) if high is None else high
+    return "".join(_block(m, low, high) for m in means)
+
+
+def _block(value: float, low: float, high: float) -> str:
+    if not math.isfinite(value):
+        return " "
+    share = (value - low) / (high - low) if high > low else 0.0
+    return _BLOCKS[min(int(share * len(_BLOCKS)), len(_BLOCKS) - 1)]
+
+
 def is_share(unit: str, name: str) -> bool:
     """Whether values are shown in percent: by their unit, or by a name in PERCENT (a device is ignored)."""
     return unit == "%" or (not unit and name.partition("@")[0] in PERCENT)
@@ -88,9 +94,8 @@ def _scale(value: float, unit: str, name: str) -> tuple[Callable[[float], str], 
     space = " " if unit else ""
     if size == 0 or math.isinf(size):
         return (lambda v: f"{v:.4g}"), space + unit
-    # Four digits first: 999.96 is 1.000k, not 1000.
-    exponent = int(f"{size:.3e}".partition("e")[2])
-    step = math.floor(exponent / 3)
+    exponent = _exponent(size)
+    step = exponent // 3
     if not unit and (step < 0 or size < 1000):
         if size < 999.5 and value != round(value):
             return (lambda v: f"{v:.4g}"), ""
@@ -100,10 +105,32 @@ def _scale(value: float, unit: str, name: str) -> tuple[Callable[[float], str], 
         return (lambda v: f"{v:.3e}"), space + unit
     if unit == "B" and size < 1000:
         return (lambda v: f"{v:.0f}"), " B"
-    factor = 10.0 ** (3 * step)
-    decimals = max(0, 3 - (exponent - 3 * step))
-    prefix = _LARGE[step] if step >= 0 else _SMALL[-step]
-    return (lambda v: f"{v / factor:.{decimals}f}"), space + prefix + unit
+    factor, written = magnitude(value, unit, name)
+    decimals = max(0, 3 - exponent + round(math.log10(factor)))
+    return (lambda v: f"{v / factor:.{decimals}f}"), space + written
+
+
+def magnitude(value: float, unit: str = "", name: str = "") -> tuple[float, str]:
+    """The unit that ``value`` is shown in, its size and its name: (1e-3, "ms"), (0.01, "%"), (1e3, "k").
+
+    It is 1 and ``unit`` itself where no prefix would help.
+    """
+    if is_share(unit, name):
+        return 0.01, "%"
+    if value == 0 or not math.isfinite(value):
+        return 1.0, unit
+    step = _exponent(abs(value)) // 3
+    # Nobody counts kiloseconds, or thousandths of a byte.
+    odd = (step < 0 and unit in ("", "B")) or (step > 0 and unit == "s")
+    if odd or step >= len(_LARGE) or -step >= len(_SMALL):
+        return 1.0, unit
+    return 10.0 ** (3 * step), (_LARGE[step] if step >= 0 else _SMALL[-step]) + unit
+
+
+def _exponent(size: float) -> int:
+    """The power of ten of a size with four digits."""
+    # Four digits first: 999.96 is 1.000k, not 1000.
+    return int(f"{size:.3e}".partition("e")[2])
 
 
 def front_table(
@@ -157,161 +184,3 @@ def _table(title: str) -> Table:
         header_style="bold",
         pad_edge=False,
     )
-
-
-@contextmanager
-def showing(console: Console | None = None) -> Iterator[None]:
-    """Show the progress of this process on ``console`` (the error stream): bars in a terminal, else lines."""
-    console = Console(stderr=True) if console is None else console
-    if console.is_terminal and not console.is_dumb_terminal:
-        with Bars(console) as bars, listening(bars):
-            yield
-    else:
-        with listening(Lines(console)):
-            yield
-
-
-class _Figures(ProgressColumn):
-    """The figures of a bar: what gives way where the terminal is narrow."""
-
-    def render(self, task: Task) -> Text:
-        return Text(task.fields["figures"], no_wrap=True, overflow="ellipsis")
-
-
-class Bars:
-    """A listener that draws the outermost bars; an outermost one becomes a line when it ends."""
-
-    visible = 3
-    interval = 0.1
-
-    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
-        self.console = console
-        self._clock = clock
-        self._open: dict[Bar, TaskID | None] = {}
-        self._drawn: dict[Bar, float] = {}
-        self._started: dict[Bar, float] = {}
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20, table_column=Column(no_wrap=True)),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            _Figures(),
-            TimeElapsedColumn(table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(table_column=Column(no_wrap=True)),
-            console=console,
-            transient=True,
-            expand=False,
-        )
-
-    def __enter__(self) -> Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._progress.stop()
-
-    def started(self, bar: Bar) -> None:
-        task = None
-        if len(self._open) < self.visible:
-            label = "  " * len(self._open) + _short(self._news(bar.label))
-            task = self._progress.add_task(
-                escape(label), total=bar.total or None, completed=bar.done, figures=""
-            )
-        self._open[bar] = task
-        self._started[bar] = self._drawn[bar] = self._clock()
-
-    def _news(self, label: str) -> str:
-        """``label`` without the beginning that it shares with the bar above."""
-        above = next(reversed(self._open)).label if self._open else ""
-        shared = above[: above.rfind(": ") + 2]
-        return label[len(shared) :] if ": " in above and label.startswith(shared) else label
-
-    def advanced(self, bar: Bar) -> None:
-        task, now = self._open.get(bar), self._clock()
-        if task is None or (now - self._drawn[bar] < self.interval and bar.done < bar.total):
-            return
-        self._drawn[bar] = now
-        self._progress.update(task, completed=bar.done, figures=_figures(bar))
-
-    def ended(self, bar: Bar) -> None:
-        task = self._open.pop(bar, None)
-        seconds = self._clock() - self._started.pop(bar)
-        del self._drawn[bar]
-        if task is not None:
-            self._progress.remove_task(task)
-        if not self._open:
-            self._progress.console.print(_ending(bar, seconds))
-
-
-class Lines:
-    """A listener that prints lines: an outermost bar's start, now and then its state, and its end.
-
-    A nested bar is silent unless it takes more than ``interval`` seconds.
-    """
-
-    interval = 10.0
-    share = 0.2
-
-    def __init__(self, console: Console, clock: Clock = time.monotonic) -> None:
-        self.console = console
-        self._clock = clock
-        self._open: list[Bar] = []
-        self._started: dict[Bar, float] = {}
-        self._shown: dict[Bar, tuple[float, int]] = {}
-
-    def started(self, bar: Bar) -> None:
-        self._open.append(bar)
-        now = self._started[bar] = self._clock()
-        self._shown[bar] = (now, bar.done)
-        if len(self._open) == 1:
-            self._print(f"{bar.label}: {bar.done}/{bar.total}")
-
-    def advanced(self, bar: Bar) -> None:
-        if bar not in self._shown or bar.done >= bar.total:
-            return
-        now = self._clock()
-        when, done = self._shown[bar]
-        outermost = bar is self._open[0]
-        # A fifth done is news only if it took a while: short phases are many.
-        fifth = outermost and bar.done - done >= self.share * bar.total and now - when >= self.interval / 10
-        if not fifth and now - when < self.interval:
-            return
-        self._shown[bar] = (now, bar.done)
-        elapsed = now - self._started[bar]
-        fresh, todo = bar.done - bar.first, bar.total - bar.done
-        left = f"about {format_seconds(elapsed / fresh * todo)} left" if fresh > 0 else ""
-        parts = [f"{bar.done}/{bar.total}", _figures(bar), left]
-        self._print(f"{bar.label}: " + ", ".join(p for p in parts if p))
-
-    def ended(self, bar: Bar) -> None:
-        outermost = bar is self._open[0]
-        self._open.remove(bar)
-        del self._shown[bar]
-        seconds = self._clock() - self._started.pop(bar)
-        if outermost or seconds >= self.interval:
-            self._print(_ending(bar, seconds).plain)
-
-    def _print(self, line: str) -> None:
-        # A line stays a line in a log file, however long.
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _ending(bar: Bar, seconds: float) -> Text:
-    state = "done" if bar.done >= bar.total else f"stopped at {bar.done}/{bar.total}"
-    duration = format_value(seconds, "s") if 0 < seconds < 1 else format_seconds(seconds)
-    parts = [f"{state} in {duration}", _figures(bar)]
-    return Text(f"{bar.label}: " + ", ".join(p for p in parts if p))
-
-
-def _figures(bar: Bar) -> str:
-    """Figures of a bar; of one that a single device measured, the device need not be named."""
-    names = {name: name.partition("@")[0] for name in bar.figures}
-    short = len(set(names.values())) == len(names)
-    return ", ".join(
-        f"{names[name] if short else name} "
-        + (format_value(value, bar.units[name], name) if name in bar.units else f"{value:.4g}")
-        for name, value in bar.figures.items()
-    )
-
-
-def _short(label: str) -> str:
-    return label if len(label) <= 24 else f"{label[:21]}..."

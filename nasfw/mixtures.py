@@ -108,10 +108,19 @@ def straight_through(weights: Iterable[Tensor]) -> list[Tensor]:
     return hard
 
 
+@torch.no_grad()
+def drawn(logits: Tensor, count: int = 1) -> Tensor:
+    """Positions of ``count`` different options, drawn one after the other by the softmax of ``logits``.
+
+    As those that are largest with Gumbel noise. Unlike torch's own sampler that takes what is no number, at
+    which a card would stop for good; that a training diverged is found out from its loss.
+    """
+    return torch.topk(logits - torch.empty_like(logits).exponential_().log(), count).indices
+
+
 def sampled(weights: Iterable[Tensor]) -> list[Tensor]:
     """A one-hot vector drawn from each of ``weights``, which sum to 1."""
-    rows = list(weights)
-    return [torch.zeros_like(w).scatter_(0, torch.multinomial(w.detach(), 1), 1.0) for w in rows]
+    return [torch.zeros_like(w).scatter_(0, drawn(w.detach().log()), 1.0) for w in weights]
 
 
 def hard_gumbel(logits: Sequence[Tensor], temperature: float) -> list[Tensor]:
@@ -131,11 +140,11 @@ def reinmax(logits: Sequence[Tensor]) -> list[Tensor]:
     found = []
     for row in logits:
         shares = torch.softmax(row, 0)
-        drawn = torch.zeros_like(shares).scatter_(0, torch.multinomial(shares.detach(), 1), 1.0)
+        sample = torch.zeros_like(shares).scatter_(0, drawn(row), 1.0)
         # The mean of sample and softmax, as a function of the logits whose value at them it is.
-        middle = torch.softmax((torch.log((drawn + shares) / 2) - row).detach() + row, 0)
+        middle = torch.softmax((torch.log((sample + shares) / 2) - row).detach() + row, 0)
         change = 2 * middle - shares / 2
-        found.append(drawn + (change - change.detach()))
+        found.append(sample + (change - change.detach()))
     return found
 
 

@@ -90,6 +90,11 @@ def recipe_of(problem: Problem, settings: Settings) -> Recipe:
     )
 
 
+def check(space: SearchSpace) -> None:
+    """Make the supernet of ``space``; Unsupported if it offers none."""
+    space.supernet()
+
+
 def workload(problem: Problem, settings: Settings, work: Work, extra: float = 0.0) -> Workload:
     """What a search is about to do; ``extra`` are epochs of single paths or tuning beyond the recipe's."""
     # Without costs to trade off there are the preferred one, the plain backbone, and two in between.
@@ -103,9 +108,10 @@ def workload(problem: Problem, settings: Settings, work: Work, extra: float = 0.
 class Search:
     """A one-shot search under way: the supernet, its optimiser, and ``outer``, what shapes the mixture.
 
-    ``relax`` turns ``outer`` into a mixture. A strategy goes through ``epochs`` and, in each, through
-    ``batches`` or ``pairs``, changes ``outer`` as it sees fit, calls ``learn`` for the weights, and
-    ``finish`` at the end. Everything is kept in a checkpoint, so that a search that was killed goes on.
+    ``relax`` turns ``outer`` into a mixture, and ``shares``, if given, into what is read off in its place. A
+    strategy goes through ``epochs`` and, in each, through ``batches`` or ``pairs``, changes ``outer`` as it
+    sees fit, calls ``learn`` for the weights, and ``finish`` at the end. Everything is kept in a checkpoint,
+    so that a search that was killed goes on.
     """
 
     def __init__(
@@ -130,8 +136,8 @@ class Search:
         self.mixed = mixtures.mixed(problem.space.decisions, problem.space.junctions)
         self.outer = nn.ParameterList()
         self.relax: Relax = self.softmax
+        self.shares: Relax | None = None
         self.history = History()
-        self.notes: list[str] = []
         self.epoch, self.total, self.seen = 0, torch.zeros(()), 0
         self.generator = torch.Generator().manual_seed(self.recipe.seed)
 
@@ -159,6 +165,12 @@ class Search:
         with torch.no_grad():
             return [w.detach() for w in self.relax(list(self.outer))]
 
+    @property
+    def preferences(self) -> list[Tensor]:
+        """What the preferred architecture is read off, and its costs are weighed against."""
+        with torch.no_grad():
+            return [w.detach() for w in (self.shares or self.relax)(list(self.outer))]
+
     def epochs(
         self, parts: Mapping[str, training.Stateful] | None = None, count: int | None = None
     ) -> Iterator[int]:
@@ -179,19 +191,22 @@ class Search:
         checkpoint = self.problem.folder / "checkpoints" / "supernet.pt"
         charged = 0
         for epoch, bar in training.epochs(count, kept, self.generator, checkpoint, "supernet training"):
+            if epoch > charged:
+                # Epochs done before a restart count as well.
+                self.spend(epoch - charged)
             self.supernet.train()
             self.epoch, self.total, self.seen = epoch, torch.zeros((), device=self.compute), 0
             yield epoch
             loss = training.finite_mean(self.total, self.seen, epoch) if self.seen else None
             bar.advance(**({} if loss is None else {"loss": loss}))
             self._observe(epoch, loss)
-            # Epochs done before a restart count as well.
-            within = self.spend(epoch + 1 - charged)
             charged = epoch + 1
-            if not within:
+            if not self.spend(1):
                 log.warning("the budget ended the supernet's training after epoch %d", epoch + 1)
                 return
         self.spend(count - charged)
+        # What comes draws as it would have done without a restart.
+        self.epoch = count
 
     def spend(self, epochs: float, work: Work | None = None) -> bool:
         """Charge the budget with so many epochs; False once it is used up."""
@@ -288,7 +303,7 @@ class Search:
                 targets.append(y)
                 losses.append(float(self.task.loss(outputs[-1], y)) * len(x))
         total = sum(losses) / max(1, self.task.size("valid"))
-        return self.task.error(torch.cat(outputs), torch.cat(targets)), total
+        return float(self.task.error(torch.cat(outputs), torch.cat(targets))), total
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         """The gradient of ``loss`` with respect to ``outer``; zeros where it does not depend on it."""
@@ -308,7 +323,7 @@ class Search:
             noted = True
         moment = replace(moments.pop() if noted else Moment(epoch + 1), loss=loss)
         if len(self.outer):
-            rows = self.mixture
+            rows = self.preferences
             preferred = self.problem.space.discretise(rows)
             moment = replace(
                 moment,
@@ -329,7 +344,7 @@ class Search:
         return diagnostics.skip_share(architecture, space.junctions, space.skips)
 
     def _report(self, ratings: Sequence[Rating] = ()) -> Diagnostics:
-        return Diagnostics(tuple(self.history.moments), tuple(ratings), tuple(self.notes))
+        return Diagnostics(tuple(self.history.moments), tuple(ratings), tuple(self.history.notes))
 
     def trail(self) -> list[Architecture]:
         """The architectures that the mixture preferred last on its way, the latest first."""
@@ -346,7 +361,7 @@ class Search:
         """
         supernets.ended(self.supernet, self.clock, self.compute, self.problem.folder)
         space, settings = self.problem.space, self.settings
-        gains = gains_of(self.mixture) if gains is None else gains
+        gains = gains_of(self.preferences) if gains is None else gains
         first = list(found) or [space.discretise([g.tolist() for g in gains]), *self.trail()]
         log.info("the mixture prefers %s", dict(zip(space.decisions, first[0], strict=True)))
         judge = Judge(self.problem, self.supernet)

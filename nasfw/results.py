@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from nasfw import costs, evaluation
+from nasfw import costs, diagnosis, evaluation, networks
+from nasfw.diagnosis import Diagnosis
+from nasfw.networks import Network
 from nasfw.pareto import hypervolume, reference_point
 from nasfw.records import Records, as_costs, finalists, front, front_rows
 from nasfw.supernets import Training
 from nasfw.text import write
-from nasfw.values import Architecture, CostTable, Measure, Option, Phase, Recipe, Record, UsageError, digest
+from nasfw.values import CostTable, Measure, Option, Phase, Record, UsageError
 
 RECORDS, SUMMARY, SETTINGS = "records.jsonl", "problem.json", "run.yaml"
 RANDOM, SPENT, RESULT, EXPORT = "random", "spent.json", "result.json", "export"
@@ -62,47 +64,13 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Network:
-    """One architecture with what was measured of it, over the seeds of its trainings.
-
-    ``validation`` holds the search's values, if it was searched; ``values`` the final ones on the test split,
-    one per seed, or the search's where no final training was done. ``measured`` has the details of those that
-    were measured, which are the same for every seed.
-    """
-
-    space: str
-    choices: Mapping[str, Option]
-    recipe: Recipe
-    keys: tuple[str, ...]
-    seeds: tuple[int, ...]
-    values: Mapping[str, tuple[float, ...]]
-    validation: Mapping[str, float] | None = None
-    measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    @property
-    def architecture(self) -> Architecture:
-        """The chosen options, in the order of the decisions."""
-        return tuple(self.choices.values())
-
-    @property
-    def median(self) -> dict[str, float]:
-        """Median over seeds, value by value."""
-        return {name: float(np.median(v)) for name, v in self.values.items()}
-
-    @property
-    def name(self) -> str:
-        """Eight digits that identify the architecture and its recipe."""
-        return digest(self.space, dict(self.choices), asdict(self.recipe))[:8]
-
-
-@dataclass(frozen=True)
 class Result:
     """A run's outcome. ``phase`` says whether the numbers are final (test) or of the search (validation).
 
     ``tables`` has the lookup tables that costs were predicted with, by space and objective. ``seconds`` and
     ``random_seconds`` are what the searches took; None if they are not done, or were
-    interrupted, so that their clock stood still. ``supernets`` has, by space, the training of a supernet
-    where one is known.
+    interrupted, so that their clock stood still. ``supernets`` and ``diagnoses`` have, by space, the training
+    of a supernet and how a one-shot search went, where they are known.
     """
 
     folder: Path
@@ -122,12 +90,13 @@ class Result:
     done: bool
     supernets: Mapping[str, Training] = field(default_factory=dict)
     tables: Mapping[str, CostTable] = field(default_factory=dict)
+    diagnoses: Mapping[str, Diagnosis] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """The tables and sentences that the command line prints."""
         from rich.console import Console
 
-        from nasfw.report import outcome
+        from nasfw.reports.outcome import outcome
 
         console = Console(width=100, color_system=None)
         with console.capture() as text:
@@ -158,8 +127,8 @@ class Result:
             "split": "test" if self.phase == "final" else "valid",
             "seeds": list(self.summary.seeds),
             "objectives": [asdict(m) for m in self.summary.measures],
-            "front": [_network_data(n) for n in self.front],
-            **{name: n and _network_data(n) for name, n in named.items()},
+            "front": [n.plain_data() for n in self.front],
+            **{name: n and n.plain_data() for name, n in named.items()},
             "comparisons": {
                 name: c and {"verdict": c.verdict, **asdict(c)}
                 for name, c in (("plain", self.against(self.plain)), ("random", self.against(self.random)))
@@ -172,24 +141,10 @@ class Result:
             "seconds": self.seconds,
             "random_seconds": self.random_seconds,
             "supernets": {label: asdict(training) for label, training in self.supernets.items()},
+            "diagnostics": {label: d.plain_data() for label, d in self.diagnoses.items()},
             "tables": {name: asdict(table) for name, table in self.tables.items()},
             "devices": {name: dict(about) for name, about in self.summary.devices.items()},
         }
-
-
-def _network_data(network: Network) -> dict[str, Any]:
-    return {
-        "name": network.name,
-        "space": network.space,
-        "choices": dict(network.choices),
-        "recipe": asdict(network.recipe),
-        "keys": list(network.keys),
-        "seeds": list(network.seeds),
-        "median": network.median,
-        "values": {name: list(v) for name, v in network.values.items()},
-        "validation": network.validation and dict(network.validation),
-        "measured": {name: dict(details) for name, details in network.measured.items()},
-    }
 
 
 def read(folder: Path) -> Result:
@@ -199,19 +154,20 @@ def read(folder: Path) -> Result:
     measures = summary.measures
     searched = records.select("search")
     chosen = finalists(searched, measures, summary.limit, summary.least)
-    trained = networks(records.select("final"), [*searched, *chosen])
-    done = [n for n in (_of(record, trained) for record in chosen) if n is not None]
+    trained = networks.joined(records.select("final"), [*searched, *chosen])
+    done = [n for n in (networks.training_of(record, trained) for record in chosen) if n is not None]
     tried = [r for r in records if r.phase == "final"]
     # A final training may fail; it must not hide the others.
-    final = bool(done) and all(any(_continues(t, r) for t in tried) for r in chosen)
+    final = bool(done) and all(any(networks.continues(t, r) for t in tried) for r in chosen)
     if not final:
-        done = [_searched(r) for r in front(searched, measures)]
-    pick = None if not chosen else (done[0] if final else _searched(chosen[0]))
+        done = [networks.searched(r) for r in front(searched, measures)]
+    pick = None if not chosen else (done[0] if final else networks.searched(chosen[0]))
     plain = _plain(summary, chosen, trained) if final and "plain" in summary.yardsticks else None
     rest = Records(folder / RANDOM / RECORDS)
     drawn = rest.select("search")
-    lucky = finalists(drawn, measures, 1)
-    random = _of(lucky[0], networks(rest.select("final"), lucky)) if lucky and final else None
+    lucky = finalists(drawn, measures, 1) if final else []
+    again = networks.joined(rest.select("final"), lucky)
+    random = networks.training_of(lucky[0], again) if lucky else None
     shown = [n for n in (*done, plain, random) if n is not None]
     table = as_costs((n.median for n in shown), measures)
     reference = reference_point(table) if len(table) else np.zeros(len(measures))
@@ -238,6 +194,11 @@ def read(folder: Path) -> Result:
             if (training := Training.read(folder / label)) is not None
         },
         tables=_tables(folder, summary),
+        diagnoses={
+            label: found
+            for label in summary.defaults
+            if (found := diagnosis.read(folder, label, [*searched, *drawn], measures[0])) is not None
+        },
     )
 
 
@@ -257,8 +218,8 @@ def done(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     now = json.loads(json.dumps(read(folder).plain_data()))
-    # A folder may be moved, and a supernet's figures do not follow from the records.
-    aside = {"folder": None, "supernets": None, "tables": None}
+    # A folder may be moved, and what is known of a supernet does not follow from the records.
+    aside = dict.fromkeys(("folder", "supernets", "diagnostics", "tables"))
     return isinstance(written, dict) and {**written, **aside} == {**now, **aside}
 
 
@@ -271,62 +232,10 @@ def _seconds(folder: Path, summary: Summary) -> float | None:
     return None if None in parts else float(sum(parts))
 
 
-def networks(final: Sequence[Record], searched: Sequence[Record]) -> dict[tuple[object, ...], Network]:
-    """Final records joined over their seeds, by space, architecture and recipe."""
-    groups: dict[tuple[object, ...], list[Record]] = {}
-    for record in sorted(final, key=lambda r: r.recipe.seed):
-        groups.setdefault(_identity(record), []).append(record)
-    validation = {(r.space, r.architecture): r.values for r in searched}
-    return {
-        identity: Network(
-            space=group[0].space,
-            choices=group[0].choices,
-            recipe=replace(group[0].recipe, seed=0),
-            keys=tuple(r.key for r in group),
-            seeds=tuple(r.recipe.seed for r in group),
-            values={name: tuple(r.values[name] for r in group) for name in group[0].values},
-            validation=validation.get((group[0].space, group[0].architecture)),
-            measured=group[0].measured,
-        )
-        for identity, group in groups.items()
-    }
-
-
 def finals(folder: Path) -> list[Network]:
     """All networks of the final phase of the run in ``folder``, those of its random search aside."""
     records = Records(folder / RECORDS)
-    return list(networks(records.select("final"), records.select("search")).values())
-
-
-def _identity(record: Record) -> tuple[object, ...]:
-    return (record.space, record.architecture, replace(record.recipe, seed=0))
-
-
-def _of(record: Record, trained: Mapping[tuple[object, ...], Network]) -> Network | None:
-    return next((n for n in trained.values() if _continues(n, record)), None)
-
-
-def _continues(final: Network | Record, searched: Record) -> bool:
-    """Whether ``final`` is the training of what was ``searched``: it may differ in length and seed."""
-
-    def recipe(of: Network | Record) -> Recipe:
-        return replace(of.recipe, epochs=0, fraction=1.0, seed=0)
-
-    same = (final.space, final.architecture) == (searched.space, searched.architecture)
-    return same and recipe(final) == recipe(searched)
-
-
-def _searched(record: Record) -> Network:
-    return Network(
-        space=record.space,
-        choices=record.choices,
-        recipe=record.recipe,
-        keys=(record.key,),
-        seeds=(record.recipe.seed,),
-        values={name: (value,) for name, value in record.values.items()},
-        validation=record.values,
-        measured=record.measured,
-    )
+    return list(networks.joined(records.select("final"), records.select("search")).values())
 
 
 def _plain(
@@ -334,7 +243,7 @@ def _plain(
 ) -> Network | None:
     space = chosen[0].space
     plain = replace(chosen[0], choices=summary.defaults[space])
-    return _of(plain, trained)
+    return networks.training_of(plain, trained)
 
 
 def _front(shown: Sequence[Network], measures: Sequence[Measure]) -> list[Network]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
+import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -15,6 +17,7 @@ from nasfw.values import UsageError
 
 out, err = Console(), Console(stderr=True)
 Command = TypeVar("Command", bound=Callable[..., Any])
+Json = Annotated[bool, typer.Option("--json", help="print JSON for machines")]
 
 
 def guarded(command: Command) -> Command:
@@ -35,6 +38,11 @@ def guarded(command: Command) -> Command:
 def _fail(message: str, code: int) -> NoReturn:
     err.print(message, soft_wrap=True, highlight=False)
     raise typer.Exit(code)
+
+
+def print_json(content: Any) -> None:
+    """Write JSON values to the output as they are, whatever the terminal's width."""
+    sys.stdout.write(json.dumps(content, indent=1) + "\n")
 
 
 def log_to_stderr(level: int = logging.WARNING) -> None:

@@ -71,6 +71,8 @@ def walk(space: SearchSpace, gains: Sequence[Array], costs: Sequence[Array]) -> 
             tuple(o[k] for o, k in zip(options, choice, strict=True)) for choice in supported(gains, costs)
         ]
     absent = {i: j.absent for j in space.junctions if j.selects for i in j.decisions}
+    # In units of their own, so that seconds are as good as microseconds.
+    gains, costs = _scaled(gains), _scaled(costs)
 
     def totals(architecture: Architecture) -> tuple[float, float]:
         kept = [i for i, o in enumerate(architecture) if i not in absent or o != absent[i]]
@@ -81,8 +83,7 @@ def walk(space: SearchSpace, gains: Sequence[Array], costs: Sequence[Array]) -> 
         return space.discretise([(gain * g - cost * c).tolist() for g, c in zip(gains, costs, strict=True)])
 
     # The other sum decides between equals.
-    scale = max((float(np.abs(row).max()) for row in costs), default=0.0) or 1.0
-    found = [maximiser(_LITTLE / scale, 1.0 / scale), maximiser(1.0, _LITTLE / scale)]
+    found = [maximiser(_LITTLE, 1.0), maximiser(1.0, _LITTLE)]
     i = 0
     while i + 1 < len(found):
         (low_gain, low_cost), (high_gain, high_cost) = totals(found[i]), totals(found[i + 1])
@@ -90,15 +91,20 @@ def walk(space: SearchSpace, gains: Sequence[Array], costs: Sequence[Array]) -> 
         between = maximiser(run, rise) if rise > 0 and run > 0 else found[i]
         gain, cost = totals(between)
         above = run * (gain - low_gain) - rise * (cost - low_cost)
-        if above > 1e-9 * (abs(run * rise) + abs(run) + abs(rise)):
+        if above > _ROUNDING * (abs(run) + abs(rise)):
             found.insert(i + 1, between)
         else:
             i += 1
     return list(dict.fromkeys(found))
 
 
-# A weight that decides only between what is otherwise equal.
-_LITTLE = 1e-9
+# A weight that decides only between what is otherwise equal, and what sums of doubles may be off by.
+_LITTLE, _ROUNDING = 1e-9, 1e-12
+
+
+def _scaled(rows: Sequence[Array]) -> list[Array]:
+    scale = max((float(np.abs(row).max()) for row in rows), default=0.0) or 1.0
+    return [row / scale for row in rows]
 
 
 def option_costs(problem: Problem, objective: Objective) -> list[Array]:

@@ -164,3 +164,53 @@ def test_the_dominant_eigenvalue_is_not_the_one_of_largest_size():
     scales = torch.tensor([-9.0, -1.0, 0.5, 1.0, 2.0], dtype=torch.float64)
     found = bilevel.dominant_eigenvalue(lambda parts: 0.5 * (scales * parts[0].square()).sum(), at)
     assert found == pytest.approx(2.0, rel=1e-2)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_what_is_not_symmetric_in_a_hessian_by_rounding_does_not_count(count):
+    """Of a gradient (S + N) a with N skew, the eigenvalue is that of S; those of S + N are complex."""
+    skew = torch.triu(torch.full((count, count), 2.0, dtype=torch.float64), 1)
+    skew = skew - skew.T
+    symmetric = torch.diag(torch.linspace(1.0, 3.0, count, dtype=torch.float64))
+
+    class Rough(torch.autograd.Function):
+        """Half of a'Sa, with a gradient that is not its own."""
+
+        @staticmethod
+        def forward(ctx, a):
+            ctx.save_for_backward(a)
+            return 0.5 * a @ symmetric @ a
+
+        @staticmethod
+        def backward(ctx, grad):
+            (a,) = ctx.saved_tensors
+            return grad * ((symmetric + skew) @ a)
+
+    at = [torch.ones(count, dtype=torch.float64)]
+    assert np.abs(np.linalg.eigvals((symmetric + skew).numpy()).imag).max() > 1
+    found = bilevel.dominant_eigenvalue(lambda parts: Rough.apply(parts[0]), at)
+    assert found == pytest.approx(3.0, rel=1e-9)
+
+
+@pytest.mark.parametrize("count", [2, 8])
+def test_a_flat_loss_has_the_eigenvalue_zero_and_a_broken_one_none(count):
+    at = [torch.ones(count, dtype=torch.float64)]
+    assert bilevel.dominant_eigenvalue(lambda parts: (3 * parts[0]).sum(), at) == pytest.approx(0.0, abs=1e-9)
+    assert np.isnan(bilevel.dominant_eigenvalue(lambda parts: (parts[0] * np.nan).square().sum(), at))
+
+
+def test_noise_in_a_loss_is_the_same_on_both_sides_of_a_difference():
+    """T = (w n).a with n drawn anew in each pass: T_aw v = v n, and not n's change over the step."""
+    w = torch.ones(4, dtype=torch.float64)
+    a, v = torch.zeros(4, dtype=torch.float64), torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
+
+    def loss(weights, outer):
+        return (weights[0] * torch.randn(4, dtype=torch.float64)) @ outer[0]
+
+    torch.manual_seed(0)
+    (found,) = bilevel.mixed_product(loss, [w], [a], [v])
+    following = torch.rand(1)
+    torch.manual_seed(0)
+    torch.testing.assert_close(found, v * torch.randn(4, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+    # The next pass draws on.
+    assert torch.equal(following, torch.rand(1))

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nasfw.choosing import Bound, admissible, bound, choose, knee, named, pick
+from nasfw.networks import Network
 from nasfw.pareto import non_dominated
-from nasfw.results import Network, Result, Summary
+from nasfw.results import Result, Summary
 from nasfw.values import Measure, Recipe, UsageError
 
 ACCURACY = Measure("accuracy", maximise=True, trained=True)

@@ -307,7 +307,8 @@ def test_by_default_accuracy_is_traded_for_latency_and_what_was_trained_is_expor
     """All that happens if nothing is asked for, but for its size."""
     pytest.importorskip("onnxruntime")
     from nasfw.hardware.host import Host
-    from nasfw.results import networks, read
+    from nasfw.networks import joined
+    from nasfw.results import read
 
     # With two candidates nothing would be proposed, nor its latency predicted.
     brief = [s for s in TINY if s not in (*COUNTED, "strategy.candidates=2")]
@@ -344,7 +345,7 @@ def test_by_default_accuracy_is_traded_for_latency_and_what_was_trained_is_expor
             assert value.repetitions >= 7
 
     # One export for every network of the final phase.
-    trained = networks(Records(Path("found/records.jsonl")).select("final"), [])
+    trained = joined(Records(Path("found/records.jsonl")).select("final"), [])
     exported = {p.name for p in Path("found/export").iterdir()}
     assert exported == {n.name for n in trained.values()}
     for folder in Path("found/export").iterdir():
@@ -567,7 +568,8 @@ SMALL = ("task=my.npz", "strategy.epochs=6", "recipe.epochs=3", "final.limit=2",
 # Imports once, then forks one command for every line that it reads, so that twenty kills take little time.
 SERVER = """
 import json, os, signal, sys, time
-from nasfw import cli, config, display, experiment, plugins, report
+from nasfw import bars, cli, config, experiment, plugins
+from nasfw.reports import catalogue, outcome, plan
 for entry in plugins.load().entries():
     entry.load()
 import torch

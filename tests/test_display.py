@@ -1,4 +1,4 @@
-"""Numbers as people write them, tables that fit, and progress that is neither silent nor a flood."""
+"""Numbers as people write them, and tables that fit."""
 
 import io
 import math
@@ -9,16 +9,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from nasfw.display import (
-    Bars,
-    Lines,
     format_seconds,
     format_spread,
     format_value,
     front_table,
-    showing,
+    magnitude,
+    sparkline,
     text_table,
 )
-from nasfw.progress import listening, track
 from nasfw.values import Measure
 
 
@@ -135,99 +133,44 @@ def test_no_color_is_respected(monkeypatch):
     assert not any(f"\x1b[{code}" in text for code in ("3", "4"))
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_lines_say_start_progress_time_left_and_end():
-    clock, out = Clock(), io.StringIO()
-    with listening(Lines(Console(file=out, width=80), clock)), track("train [x]", 100) as bar:
-        for _ in range(100):
-            clock.now += 2.0
-            bar.advance(loss=0.31)
-    lines = out.getvalue().splitlines()
-    assert lines[0] == "train [x]: 0/100"
-    assert lines[1] == "train [x]: 5/100, loss 0.31, about 3 min 10 s left"
-    assert lines[-1] == "train [x]: done in 3 min 20 s, loss 0.31"
-    assert len(lines) == 21
+@given(st.floats(1e-14, 1e20), st.sampled_from(["", "s", "B", "J", "FLOP", "%"]))
+def test_an_axis_is_in_the_unit_that_a_value_is_written_in(value, unit):
+    factor, name = magnitude(value, unit)
+    written = format_value(value, unit)
+    if "e" in written or (unit == "s" and value >= 120):
+        assert name == unit or unit == "%"
+    else:
+        assert written.lstrip("0123456789.").strip() == name
+        number = float(written[: len(written) - len(name)])
+        assert number == pytest.approx(value / factor, rel=1e-3, abs=0.005 if unit == "%" else 0.5)
 
 
-@pytest.mark.parametrize(
-    ("figures", "shown"),
-    [
-        ({"accuracy": 0.9792, "latency@an old laptop": 2.088e-4}, "accuracy 97.92 %, latency 208.8 µs"),
-        ({"latency@a": 1e-3, "latency@b": 2e-3}, "latency@a 1.000 ms, latency@b 2.000 ms"),
-        ({"loss": 0.01234, "parameters": 12345.0}, "loss 0.01234, parameters 1.234e+04"),
-    ],
-)
-def test_figures_with_units_are_shown_as_in_tables(figures, shown):
-    """A device is named where it tells two figures apart."""
-    out = io.StringIO()
-    units = {"accuracy": "", "latency@an old laptop": "s", "latency@a": "s", "latency@b": "s"}
-    with listening(Lines(Console(file=out, width=80), Clock())), track("search", 1, units=units) as bar:
-        bar.advance(1, **figures)
-    assert out.getvalue().splitlines()[-1].endswith(f", {shown}")
+def test_nothing_is_no_reason_for_a_prefix():
+    assert magnitude(0.0, "s") == magnitude(math.inf, "s") == magnitude(math.nan, "s") == (1.0, "s")
+    assert magnitude(0.0, "", "accuracy") == (0.01, "%")
 
 
-def test_time_left_counts_only_what_this_process_did():
-    clock, out = Clock(), io.StringIO()
-    with listening(Lines(Console(file=out, width=80), clock)), track("train", 100, done=50) as bar:
-        clock.now += 20.0
-        bar.advance(10)
-    assert "60/100, about 1 min 20 s left" in out.getvalue()
-    assert "stopped at 60/100" in out.getvalue()
+BLOCKS = "▁▂▃▄▅▆▇█"
 
 
-def test_short_phases_are_no_flood():
-    clock, out = Clock(), io.StringIO()
-    with listening(Lines(Console(file=out, width=80), clock)), track("search", 1000) as outer:
-        for _ in range(1000):
-            with track("trial", 50) as inner:
-                inner.advance(50)
-            clock.now += 0.1
-            outer.advance()
-    lines = out.getvalue().splitlines()
-    assert not any("trial" in line for line in lines)
-    assert len(lines) <= 2 + 100 / 10 + 5
+def test_eight_equal_steps_are_the_eight_blocks():
+    assert sparkline(range(8)) == BLOCKS
+    assert sparkline(range(7, -1, -1)) == BLOCKS[::-1]
+    assert sparkline([0.0, 0.5, 1.0], 0.0, 1.0) == "▁▅█"
 
 
-def test_long_nested_phases_are_told():
-    clock, out = Clock(), io.StringIO()
-    lines = Lines(Console(file=out, width=80), clock)
-    with listening(lines), track("search", 2), track("final", 4) as inner:
-        for _ in range(4):
-            clock.now += 6
-            inner.advance()
-    assert "final: 2/4, about 12 s left" in out.getvalue()
-    assert "final: done in 24 s" in out.getvalue()
+@given(st.lists(st.floats(-1e6, 1e6), max_size=60), st.integers(1, 20))
+def test_a_sparkline_is_as_long_as_it_may_be_and_rises_with_its_values(values, width):
+    drawn = sparkline(sorted(values), width=width)
+    assert len(drawn) == min(len(values), width)
+    assert list(drawn) == sorted(drawn)
 
 
-def test_bars_show_the_outermost_and_leave_a_line():
-    clock, out = Clock(), io.StringIO()
-    console = Console(file=out, width=80, force_terminal=True, color_system=None)
-    with Bars(console, clock) as bars, listening(bars):
-        with track("search [all]", 2) as outer:
-            with track("trial", 3) as inner, track("third", 1), track("fourth", 1) as hidden:
-                hidden.advance()
-                clock.now += 1
-                inner.advance(loss=0.5)
-                assert [t.description for t in bars._progress.tasks][1:] == ["  trial", "    third"]
-                assert bars._progress.tasks[1].fields["figures"] == "loss 0.5"
-            clock.now += 9
-            outer.advance(2)
-        assert bars._progress.tasks == []
-    assert "search [all]: done in 10 s" in out.getvalue()
+def test_many_values_are_drawn_as_their_means():
+    assert sparkline([0, 2, 8, 6, 1, 1], 0, 8, width=3) == sparkline([1, 7, 1], 0, 8)
 
 
-def test_a_terminal_gets_bars_and_a_file_lines():
-    for terminal in (True, False):
-        out = io.StringIO()
-        console = Console(file=out, width=80, force_terminal=terminal)
-        with showing(console), track("train", 2) as bar:
-            bar.advance(2, loss=0.25)
-        assert ("\x1b" in out.getvalue()) == terminal
-        assert "train: done" in out.getvalue()
+def test_what_is_not_finite_is_a_gap_and_what_is_constant_is_low():
+    assert sparkline([1.0, math.nan, 2.0, math.inf]) == "▁ █ "
+    assert sparkline([3.0, 3.0]) == "▁▁"
+    assert sparkline([]) == ""

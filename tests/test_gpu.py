@@ -18,11 +18,14 @@ from nasfw.hardware.session import difference, open_session, to_onnx
 from nasfw.mixtures import uniform
 from nasfw.objectives.quality import Accuracy
 from nasfw.objectives.size import Parameters
+from nasfw.oneshot import Search, Work
+from nasfw.plugins import load
 from nasfw.records import Records
 from nasfw.spaces.aggconv import AggConv
+from nasfw.strategies.darts import Darts, hypergradient
 from nasfw.strategies.dash import Dash
 from nasfw.tasks.digits import Digits
-from nasfw.testing import DeviceContract, ToySpace, ToyTask
+from nasfw.testing import DeviceContract, Free, ToyCells, ToySpace, ToyTask
 from nasfw.values import Unsupported
 
 pytestmark = [
@@ -80,6 +83,37 @@ def test_dash_searches_on_the_card(tmp_path):
     with Records(tmp_path / "records.jsonl", write=True) as records:
         search(problem, "toy", Dash(epochs=2), records, Serial(), Budget())
         assert all(record.error is None for record in records)
+
+
+REGISTRY = load(entry_points=False)
+ONE_SHOT = [e.name for e in REGISTRY.entries("strategy") if hasattr(e.load(), "proposals")]
+
+
+@pytest.mark.parametrize("name", ONE_SHOT)
+def test_one_shot_searches_run_on_the_card(tmp_path, name):
+    """With everything that they make, in a space with all that a space can have."""
+    task = ToyTask()
+    problem = Problem(
+        ToyCells(task), task, [Accuracy(), Parameters()], task.recipe, 0, tmp_path / "toy", "cuda:0"
+    )
+    strategy = REGISTRY.make("strategy", {name: {"epochs": 2}})
+    with Records(tmp_path / "records.jsonl", write=True) as records:
+        search(problem, "toy", strategy, records, Serial(), Budget())
+        assert len(records.select("search")) > 1
+
+
+@pytest.mark.parametrize("order", ["first", "second", "implicit"])
+def test_hypergradients_on_the_card_are_those_of_the_processor(tmp_path, order):
+    found = []
+    for compute in ("cpu", "cuda:0"):
+        task = ToyTask()
+        problem = Problem(ToyCells(task), task, [Accuracy()], task.recipe, 0, tmp_path, compute)
+        torch.manual_seed(0)
+        ongoing = Search(problem, Free(), Darts(), Work(mixed=2.0))
+        ongoing.outer = ongoing.logits(1.0)
+        train, valid = next(ongoing.pairs())
+        found.append(torch.cat(hypergradient(ongoing, train, valid, order)).cpu())
+    torch.testing.assert_close(*found, rtol=1e-2, atol=1e-4)
 
 
 def present(cuda, metric="latency"):

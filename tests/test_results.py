@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from nasfw import results
+from nasfw.diagnostics import Agreement, Diagnostics, Moment, Rating
 from nasfw.records import Records
 from nasfw.results import RANDOM, RECORDS, RESULT, SPENT, SUMMARY, Summary, read
 from nasfw.supernets import FILE, Training
@@ -292,6 +293,57 @@ def test_figures_of_a_supernet_make_no_other_outcome(tmp_path):
     (tmp_path / RESULT).write_text(json.dumps(written))
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / FILE).write_text(json.dumps(asdict(TRAINING)))
+    assert results.done(tmp_path)
+
+
+def rated(*values):
+    """Diagnostics with a rating for each of FOUND, and for some that only random search trains."""
+    names = ["good", "small", "bad", "one", "two", "three"]
+    pairs = zip(names, values, strict=False)
+    return Diagnostics((Moment(1, entropy=0.5),), tuple(Rating({"conv": n}, v, True) for n, v in pairs))
+
+
+DRAWN = [searched(name, a, 9.0, LONG) for name, a in (("one", 0.3), ("two", 0.2), ("three", 0.1))]
+
+
+def test_ratings_are_held_against_the_trainings_of_the_search_and_of_random_search(tmp_path):
+    """FOUND and DRAWN are in the order of their accuracies."""
+    folder_of(tmp_path, *FOUND, random=DRAWN)
+    assert read(tmp_path).diagnoses == {}
+    (tmp_path / "s").mkdir()
+    rated(6.0, 5.0, 4.0, 3.0, 2.0, 1.0).write(tmp_path / "s")
+    outcome = read(tmp_path)
+    assert outcome.diagnoses["s"].drawn == Agreement(pytest.approx(1.0, abs=1e-12), 6)
+    data = json.loads(json.dumps(outcome.plain_data(), allow_nan=False))
+    assert data["diagnostics"]["s"]["agreement"] == {"tau": pytest.approx(1.0, abs=1e-12), "count": 6}
+    assert data["diagnostics"]["s"]["moments"][0]["entropy"] == 0.5
+
+
+def test_final_trainings_are_not_what_ratings_foretell(tmp_path):
+    """These are on another split, and the search's values on the one that was rated."""
+    (tmp_path / "s").mkdir()
+    rated(6.0, 5.0, 4.0, 3.0).write(tmp_path / "s")
+    worse = [final(r.choices["conv"], 1 - r.values["accuracy"], 9.0) for r in FOUND]
+    outcome = read(folder_of(tmp_path, *FOUND, *worse, random=DRAWN))
+    assert outcome.diagnoses["s"].drawn == Agreement(pytest.approx(1.0, abs=1e-12), 4)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "{", '{"moments": 1, "ratings": [], "notes": []}'])
+def test_damaged_diagnostics_are_none(tmp_path, content):
+    folder_of(tmp_path, *FOUND)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "diagnostics.json").write_text(content)
+    assert read(tmp_path).diagnoses == {}
+
+
+def test_diagnostics_make_no_other_outcome(tmp_path):
+    """A finished run stays so, also one whose result was written without them."""
+    folder_of(tmp_path, *FOUND, *trained())
+    written = read(tmp_path).plain_data()
+    del written["diagnostics"]
+    (tmp_path / RESULT).write_text(json.dumps(written))
+    (tmp_path / "s").mkdir()
+    rated(1.0, 2.0, 3.0).write(tmp_path / "s")
     assert results.done(tmp_path)
 
 

@@ -17,6 +17,7 @@ from nasfw.contracts import (
     Architecture,
     Candidate,
     CostTable,
+    Junction,
     Objective,
     Option,
     Problem,
@@ -25,7 +26,7 @@ from nasfw.contracts import (
     Task,
 )
 from nasfw.testing import ToyTask
-from nasfw.tradeoff import option_costs, supported
+from nasfw.tradeoff import option_costs, supported, walk
 
 
 def everything(gains, costs):
@@ -283,3 +284,100 @@ def test_known_front_of_an_additive_objective_is_recovered():
     gains = [np.array([0.0, 2.0]), np.array([0.0, 3.0])]
     costs = [np.array([0.0, 1.0]), np.array([0.0, 3.0])]
     assert supported(gains, costs) == [(0, 0), (1, 0), (1, 1)]
+
+
+@dataclass(frozen=True)
+class Nodes(SearchSpace):
+    """Two edges of three kept into a node, with two or three options beside "none", and a free decision."""
+
+    kept: int = 2
+    selects: bool = True
+
+    @property
+    def decisions(self) -> Mapping[str, Sequence[Option]]:
+        return {"a": ("none", "x", "y"), "b": ("x", "none", "y", "z"), "c": ("none", "x", "y"), "d": (1, 2)}
+
+    @property
+    def junctions(self) -> Sequence[Junction]:
+        return [Junction((0, 1, 2), self.kept, "none")] if self.selects else []
+
+    @property
+    def default(self) -> Architecture:
+        return ("x", "x", "none", 1)
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        return nn.Identity()
+
+
+def kept_edges(space, gains, costs):
+    """(architecture, total gain, total cost) of all members, where an absent edge counts nothing."""
+    for architecture in itertools.product(*space.decisions.values()):
+        if architecture[:3].count("none") == 3 - space.kept:
+            places = [
+                (i, list(options).index(o))
+                for i, (options, o) in enumerate(zip(space.decisions.values(), architecture, strict=True))
+                if o != "none"
+            ]
+            yield (
+                architecture,
+                sum(float(gains[i][k]) for i, k in places),
+                sum(float(costs[i][k]) for i, k in places),
+            )
+
+
+def drawn_rows(space, rng, whole=False):
+    sizes = [len(options) for options in space.decisions.values()]
+    return [rng.integers(0, 3, n).astype(float) if whole else rng.normal(size=n) for n in sizes]
+
+
+@pytest.mark.parametrize("kept", [1, 2, 3])
+@pytest.mark.parametrize("seed", range(12))
+def test_a_walk_over_junctions_is_the_set_of_all_maximisers(kept, seed):
+    """Of gain - t cost between any two breakpoints, with negative gains and costs too; cheapest first."""
+    rng, space = np.random.default_rng([seed, kept]), Nodes(kept)
+    gains, costs = drawn_rows(space, rng), drawn_rows(space, rng)
+    points = list(kept_edges(space, gains, costs))
+    corners = [0.0, *breakpoints(points)]
+    between = [(a + b) / 2 for a, b in itertools.pairwise(corners)] + [corners[-1] + 1]
+    maximisers = [max(points, key=lambda p, t=t: p[1] - t * p[2])[0] for t in reversed(between)]
+    assert walk(space, gains, costs) == list(dict.fromkeys(maximisers))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_walk_over_junctions_with_ties_has_a_maximiser_for_every_t(seed):
+    """In small whole numbers, where equal gains, costs and slopes abound."""
+    rng, space = np.random.default_rng(seed), Nodes()
+    gains, costs = drawn_rows(space, rng, whole=True), drawn_rows(space, rng, whole=True)
+    points = list(kept_edges(space, gains, costs))
+    totals = {a: (g, c) for a, g, c in points}
+    found = [totals[a] for a in walk(space, gains, costs)]
+    assert len(set(found)) == len(found)
+    assert all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(found))
+    for t in [0.0, *breakpoints(points), 100.0]:
+        assert max(g - t * c for g, c in found) == pytest.approx(
+            max(g - t * c for _, g, c in points), abs=1e-9
+        )
+    assert found[0][1] == min(c for _, c in totals.values())
+    assert found[-1][0] == max(g for g, _ in totals.values())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 3])
+@pytest.mark.parametrize(("gain", "cost"), [(1.0, 1e-9), (1.0, 1e9), (1e-6, 1.0), (1e4, 1e-6)])
+def test_a_walk_does_not_depend_on_units(gain, cost, seed):
+    """A latency in seconds leads to the same architectures as one in nanoseconds."""
+    rng, space = np.random.default_rng(seed), Nodes()
+    gains, costs = drawn_rows(space, rng), drawn_rows(space, rng)
+    expected = walk(space, gains, costs)
+    assert walk(space, [gain * g for g in gains], [cost * c for c in costs]) == expected
+    assert len(expected) > 2
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_walk_without_junctions_is_what_is_supported(seed):
+    rng, space = np.random.default_rng(seed), Nodes(selects=False)
+    gains, costs = drawn_rows(space, rng), drawn_rows(space, rng)
+    options = list(space.decisions.values())
+    expected = [
+        tuple(o[k] for o, k in zip(options, choice, strict=True)) for choice in supported(gains, costs)
+    ]
+    assert walk(space, gains, costs) == expected

@@ -59,10 +59,10 @@ def aggconv(
     sections, counts = _sections(only), _threads(threads)
     _check_matplotlib()
     _check_compute(compute)
+    from nasfw.bars import showing
     from nasfw.benchmarks import aggconv as suite
     from nasfw.benchmarks.bench import FULL, QUICK
     from nasfw.benchmarks.findings import Report
-    from nasfw.display import showing
 
     scale = QUICK if quick else FULL
     try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from nasfw.terminal import err, guarded, log_to_stderr, out
+from nasfw.terminal import Json, err, guarded, log_to_stderr, out, print_json
 from nasfw.values import Measure, UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ def pick(
         list[str] | None,
         typer.Option("--weight", metavar="NAME=NUMBER", help="how much an objective counts; others do not"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
+    as_json: Json = False,
     exporting: Annotated[bool, typer.Option("--export/--no-export", help="write its files")] = True,
 ) -> None:
     """Choose one network of the front, say why, and export it.
@@ -66,7 +64,7 @@ def pick(
         with err.status(_BUSY):
             (exported,) = ship(folder, choice.network.name, again=False)
     if as_json:
-        sys.stdout.write(json.dumps(_data(choice, result, exported), indent=1) + "\n")
+        print_json(_data(choice, result, exported))
     elif exported is not None:
         out.print(_shipped(exported), crop=False)
     if exporting and exported is None:
@@ -137,10 +135,10 @@ def _data(choice: Choice, result: Result, exported: Exported | None) -> dict[str
 
 def _choice(choice: Choice, result: Result) -> RenderableType:
     """The front with the chosen network marked, and why it was chosen."""
-    from nasfw import report
     from nasfw.display import front_table
+    from nasfw.reports import words
 
-    labels = {m: report.label(m, result) for m in result.summary.measures}
+    labels = {m: words.label(m, result) for m in result.summary.measures}
     shown = result.front[:_SHOWN]
     shown += [choice.network] if choice.network not in shown else []
     rows = [
@@ -157,7 +155,7 @@ def _choice(choice: Choice, result: Result) -> RenderableType:
         table,
         *([Text(f"... and {rest} more; --json shows all.")] if rest else []),
         Text(f"* {choice.why}"),
-        Text(f"Its choices: {report.choices(choice.network)}"),
+        Text(f"Its choices: {words.choices(choice.network)}"),
     )
 
 
@@ -206,13 +204,13 @@ def _exports(exported: Sequence[Exported], result: Result) -> RenderableType:
 
 def _checks(exported: Exported, result: Result) -> dict[str, str]:
     """A row of the table of exports."""
-    from nasfw import report
     from nasfw.display import DASH, format_value
+    from nasfw.reports import words
 
     metric = (
         "accuracy"
         if "accuracy" in {m.name for m in result.summary.measures}
-        else report.label(Measure("error"), result)
+        else words.label(Measure("error"), result)
     )
     row = {"network": exported.folder.name}
     for way, file in (("torch", "model.py"), ("onnx", "model.onnx")):

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 import nasfw
-from nasfw import report
 from nasfw.contracts import Task
-from nasfw.results import Network, Result
+from nasfw.networks import Network
+from nasfw.reports import words
+from nasfw.results import Result
 from nasfw.shipping.forward import WIDTH, fold
 from nasfw.shipping.standalone import Source
 from nasfw.tasks.meaning import Meaning
@@ -140,7 +141,7 @@ def _head(subject: Subject) -> str:
         "",
         *(f"    {line}" for line in torch_use(prepared(subject.meaning))),
         "",
-        *_wrapped(f"Architecture ({network.space}): {report.choices(network)}."),
+        *_wrapped(f"Architecture ({network.space}): {words.choices(network)}."),
         *(_wrapped(source.remark) if source.remark else []),
         f"Written by nasfw {nasfw.__version__}; card.md tells more. It needs nothing but torch.",
     ]

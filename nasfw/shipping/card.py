@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import nasfw
-from nasfw import report
 from nasfw.display import format_seconds, format_spread, format_value
-from nasfw.results import SETTINGS, Network
+from nasfw.networks import Network
+from nasfw.reports.words import label
+from nasfw.reports.words import recipe as in_words
+from nasfw.results import SETTINGS
 from nasfw.shipping.artefact import (
     MODEL,
     ONNX,
@@ -121,7 +123,7 @@ def _results(subject: Subject) -> str:
     better = ("lower is better", "higher is better")
     rows = [
         {
-            "objective": f"{report.label(m, subject.outcome)} ({better[m.maximise]})",
+            "objective": f"{label(m, subject.outcome)} ({better[m.maximise]})",
             f"these weights (seed {subject.seed})": format_value(network.values[m.name][at], m.unit, m.name),
             "median (range) over seeds": format_spread(network.values[m.name], m.unit, m.name),
             "validation split, in the search": format_value(
@@ -221,13 +223,13 @@ def _search(subject: Subject) -> str:
     return (
         f"Strategy {outcome.summary.strategy}: {outcome.trials} trial{'s' * (outcome.trials != 1)}{seconds}"
         f"{failed}, on {outcome.summary.compute}.\n\n"
-        f"Final training, on {task.size('full')} samples: {', '.join([report.recipe(recipe), *listed])}."
+        f"Final training, on {task.size('full')} samples: {', '.join([in_words(recipe), *listed])}."
     )
 
 
 def _verification(subject: Subject) -> str:
     values, outcome = subject.network.values, subject.outcome
-    metric = "accuracy" if "accuracy" in values else report.label(Measure("error"), outcome)
+    metric = "accuracy" if "accuracy" in values else label(Measure("error"), outcome)
     largest = "largest difference from the searched network's outputs, relative to the largest of them"
     words = {
         "torch": f"{MODEL}: {largest}",

@@ -23,7 +23,8 @@ from torch import nn
 import nasfw
 from nasfw import config, experiment, plugins, results
 from nasfw.contracts import SearchSpace, Task, UsageError
-from nasfw.results import EXPORT, RANDOM, SETTINGS, Network, Result
+from nasfw.networks import Network
+from nasfw.results import EXPORT, RANDOM, SETTINGS, Result
 from nasfw.shipping.artefact import Subject
 from nasfw.shipping.verification import Writing
 from nasfw.text import loads, write

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from nasfw.contracts import Task, UsageError
 from nasfw.flops import count_parameters
-from nasfw.results import Network, Result
+from nasfw.networks import Network
+from nasfw.results import Result
 from nasfw.shipping import artefact, card
 from nasfw.shipping.artefact import CARD, DTYPES, MODEL, ONNX, WEIGHTS, Subject
 from nasfw.shipping.standalone import difference, source

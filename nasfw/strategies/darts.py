@@ -59,6 +59,9 @@ class Darts(Strategy):
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()
 
+    def check(self, problem: Problem) -> None:
+        oneshot.check(problem.space)
+
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, self._work)
 
@@ -105,17 +108,16 @@ def hypergradient(
             return search.gradients(search.loss(valid, search.relax(list(search.outer))))
         weights, outer = [w.detach() for w in search.weights], list(search.outer)
         losses = search.criterion(train), search.criterion(valid)
-        if order == "implicit":
-            return bilevel.implicit(*losses, weights, outer, solver, steps, rate=search.rate)
         group = search.optimiser.param_groups[0]
+        rate, momentum, decay = search.rate, group.get("momentum", 0.0), group["weight_decay"]
+        if order == "implicit":
+            # The weights tend to the minimum of the loss with their decay, of which this is the Hessian.
+            return bilevel.implicit(*losses, weights, outer, solver, steps, rate, damping=decay)
+        if group.get("nesterov"):
+            # With g = T_w + decay w, that step is rate (g + momentum (momentum velocity + g)).
+            rate, momentum = rate * (1 + momentum), momentum**2 / (1 + momentum)
         return bilevel.unrolled(
-            *losses,
-            weights,
-            outer,
-            rate=search.rate,
-            momentum=group.get("momentum", 0.0),
-            decay=group["weight_decay"],
-            velocity=_velocity(search),
+            *losses, weights, outer, rate, momentum=momentum, decay=decay, velocity=_velocity(search)
         )
 
 

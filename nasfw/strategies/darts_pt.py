@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nasfw import oneshot, training
-from nasfw.contracts import Architecture, Evaluate, Problem, Strategy, Workload
+from nasfw.contracts import Evaluate, Problem, Strategy, Workload
 from nasfw.oneshot import Search, Work
 from nasfw.strategies.darts import WORK, MixtureDecay, MixtureRate, adam, hypergradient
 from nasfw.tradeoff import Array
@@ -51,8 +51,14 @@ class DartsPt(Strategy):
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         search, decided = self.train(problem, evaluate)
-        chosen = decided.architecture(problem)
-        search.finish(decided.gains(problem), [chosen, *search.trail()])
+        options = problem.space.decisions.values()
+        done = all(i in decided.kept for i, o in enumerate(options) if len(o) > 1)
+        # What the budget left undecided, the mixture decides.
+        chosen = problem.space.discretise(search.mixture)
+        search.finish(decided.gains(problem) if done else None, [chosen, *search.trail()])
+
+    def check(self, problem: Problem) -> None:
+        oneshot.check(problem.space)
 
     def workload(self, problem: Problem) -> Workload:
         main = oneshot.recipe_of(problem, self)
@@ -86,13 +92,15 @@ class DartsPt(Strategy):
                 if self.mixture == "darts":
                     search.descend(optimiser, hypergradient(search, train, valid))
                 search.learn(train, search.mixture)
+        share = search.task.size("valid") / max(1, search.task.size("train"))
+        search.evaluate.spend(decided.judged * share * search.supernet.cost / 3)
         return search, decided
 
     def _rounds(self, problem: Problem) -> Iterator[tuple[str, list[int]]]:
         """What is decided in each round: positions of decisions, then of junctions."""
         rng = np.random.default_rng([problem.seed, 1])
         options = [i for i, o in enumerate(problem.space.decisions.values()) if len(o) > 1]
-        nodes = [i for i, j in enumerate(problem.space.junctions) if j.selects]
+        nodes = [i for i, j in enumerate(problem.space.junctions) if len(j.decisions) > j.keep]
         size = max(1, ceil(len(options) / _ROUNDS))
         for kind, items in (("options", options), ("edges", nodes)):
             order = [items[i] for i in rng.permutation(len(items))]
@@ -113,18 +121,23 @@ class DartsPt(Strategy):
     def _decide(self, search: Search, decided: _Decided, what: tuple[str, list[int]]) -> None:
         kind, items = what
         for item in items:
-            passes = decided.option(search, item) if kind == "options" else decided.edges(search, item)
-            share = search.task.size("valid") / max(1, search.task.size("train"))
-            search.evaluate.spend(passes * share * search.supernet.cost / 3)
+            if kind == "options":
+                decided.option(search, item)
+            else:
+                decided.edges(search, item)
 
 
 @dataclass
 class _Decided:
-    """The decisions made so far, as a part of a checkpoint: option numbers, and edges that were removed."""
+    """The decisions made so far, as a part of a checkpoint: option numbers, and edges that were removed.
+
+    ``worth`` has the errors without each option, None where that was not tried; ``judged`` counts them all.
+    """
 
     kept: dict[int, int] = field(default_factory=dict)
     removed: list[int] = field(default_factory=list)
-    worth: dict[int, list[float]] = field(default_factory=dict)
+    worth: dict[int, list[float | None]] = field(default_factory=dict)
+    judged: int = 0
 
     def applied(self, mixture: Sequence[Tensor]) -> list[Tensor]:
         """``mixture`` with the decisions made: one option of weight 1, nothing of a removed edge."""
@@ -136,8 +149,8 @@ class _Decided:
             found[i] = row
         return found
 
-    def option(self, search: Search, decision: int) -> int:
-        """Decide for the option that is missed most; how many mixtures that took to judge."""
+    def option(self, search: Search, decision: int) -> None:
+        """Decide for the option that is missed most."""
         mixture, errors = search.mixture, {}
         for k in search.mixed[decision]:
             if k != _absent(search.problem, decision):
@@ -145,12 +158,12 @@ class _Decided:
                 without[k] = 0.0
                 errors[k] = search.judged([*mixture[:decision], without, *mixture[decision + 1 :]])
         self.kept[decision] = max(errors, key=lambda k: errors[k])
-        self.worth[decision] = [errors.get(k, (0.0, 0.0))[0] for k in range(len(mixture[decision]))]
-        return len(errors)
+        self.worth[decision] = [errors[k][0] if k in errors else None for k in range(len(mixture[decision]))]
+        self.judged += len(errors)
 
-    def edges(self, search: Search, junction: int) -> int:
-        """Remove the edges of a node that are missed least; how many mixtures that took to judge."""
-        node, judged = search.problem.space.junctions[junction], 0
+    def edges(self, search: Search, junction: int) -> None:
+        """Remove the edges of a node that are missed least."""
+        node = search.problem.space.junctions[junction]
         left = list(node.decisions)
         while len(left) > node.keep:
             mixture, errors = search.mixture, []
@@ -158,26 +171,17 @@ class _Decided:
                 row = torch.zeros_like(mixture[i])
                 errors.append(search.judged([*mixture[:i], row, *mixture[i + 1 :]]))
             least = left[min(range(len(left)), key=lambda n: errors[n])]
-            judged += len(errors)
+            self.judged += len(errors)
             left.remove(least)
             self.removed.append(least)
-        return judged
-
-    def architecture(self, problem: Problem) -> Architecture:
-        """What was decided; options of decisions that were not made are the first ones."""
-        options = list(problem.space.decisions.values())
-        chosen = {i: self.kept.get(i, 0) for i in range(len(options))}
-        # Removed is what has another option for that.
-        gone = {i: k for i in self.removed if (k := _absent(problem, i)) is not None}
-        return tuple(o[k] for o, k in zip(options, (chosen | gone).values(), strict=True))
 
     def gains(self, problem: Problem) -> list[Array]:
         """By how much the error grows without each option, against the option that is missed least."""
         found = []
         for i, options in enumerate(problem.space.decisions.values()):
-            values = np.array(self.worth.get(i, [0.0] * len(options)))
-            known = values[values > 0]
-            found.append(np.maximum(values - (known.min() if len(known) else 0.0), 0.0))
+            errors = self.worth.get(i, [None] * len(options))
+            least = min((e for e in errors if e is not None), default=0.0)
+            found.append(np.array([0.0 if e is None else e - least for e in errors]))
         return found
 
     def state_dict(self) -> dict[str, Any]:

@@ -80,6 +80,11 @@ class Dash(Strategy):
         recipe = self._tune(problem, evaluate, chosen[0])
         evaluate([Trial(a, recipe) for a in chosen])
 
+    def check(self, problem: Problem) -> None:
+        supernet = problem.space.supernet()
+        if self.field_penalty:
+            supernet.fields()
+
     def workload(self, problem: Problem) -> Workload:
         grid = list(self._grid(problem)) if self._has_grid else []
         work = oneshot.workload(problem, self, _WORK, sum(r.passes for r in grid))

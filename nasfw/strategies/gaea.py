@@ -49,6 +49,9 @@ class Gaea(Strategy):
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()
 
+    def check(self, problem: Problem) -> None:
+        oneshot.check(problem.space)
+
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, Work(mixed=2.0))
 

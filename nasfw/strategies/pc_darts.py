@@ -44,6 +44,9 @@ class PcDarts(Strategy):
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()
 
+    def check(self, problem: Problem) -> None:
+        oneshot.check(problem.space.partial(self.share))
+
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, WORK["first"])
 

@@ -50,6 +50,9 @@ class Proxyless(Strategy):
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()
 
+    def check(self, problem: Problem) -> None:
+        oneshot.check(problem.space)
+
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, self._work)
 
@@ -79,7 +82,8 @@ class Proxyless(Strategy):
         self, search: Search, optimiser: torch.optim.Optimizer, valid: Batch, prices: Sequence[Tensor]
     ) -> None:
         """One step of the mixture, on two options of each decision."""
-        logits = [a.detach() for a in search.outer]
+        # Copies, since the step is to be compared with what was before it.
+        logits = [a.detach().clone() for a in search.outer]
         pairs = [two(a) for a in logits]
         # The gate of the first of the two is open: both were drawn by their probabilities.
         gates = [
@@ -114,12 +118,12 @@ def expected_costs(search: Search, weight: float) -> list[Tensor]:
 
 def two(logits: Tensor) -> Tensor:
     """Positions of two different options drawn by their probabilities; of the only one if there is one."""
-    return torch.multinomial(torch.softmax(logits, 0), min(2, len(logits)))
+    return mixtures.drawn(logits, min(2, len(logits)))
 
 
 def _open(logits: Tensor, pair: Tensor) -> Tensor:
     """Which of the two has its gate opened, by their probabilities."""
-    return torch.multinomial(torch.softmax(logits[pair], 0), 1)
+    return mixtures.drawn(logits[pair])
 
 
 def gate_gradient(logits: Tensor, gates: Tensor, pair: Tensor) -> Tensor:

@@ -59,6 +59,9 @@ class RobustDarts(Strategy):
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()
 
+    def check(self, problem: Problem) -> None:
+        oneshot.check(problem.space)
+
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, WORK["first"])
 
@@ -94,14 +97,17 @@ class RobustDarts(Strategy):
     ) -> None:
         """Compute the eigenvalue, and return to an earlier state if it grew too much."""
         watch.values.append(search.sharpness())
-        folder, count = search.problem.folder / "checkpoints", len(watch.values)
-        training.save(folder / f"sharpness-{count}.pt", watch.epoch, state, search.generator)
+        folder = search.problem.folder / "checkpoints"
+        # Named by the epochs that were ever trained, so that none is written over before it is needed.
+        watch.saved.append(search.epoch + 1)
+        training.save(folder / f"sharpness-{search.epoch + 1}.pt", watch.epoch, state, search.generator)
         back = returns_to(watch.values, self.factor)
         if back is None or (self.mode == "adapt" and watch.returned >= self.rollbacks):
             return
         growth = f"the validation loss became more than {self.factor:g} times as sharp by epoch {watch.epoch}"
-        training.restore(folder / f"sharpness-{back}.pt", state, search.generator)
-        watch.values, watch.epoch, watch.returned = watch.values[:back], back * interval, watch.returned + 1
+        training.restore(folder / f"sharpness-{watch.saved[back - 1]}.pt", state, search.generator)
+        watch.values, watch.saved = watch.values[:back], watch.saved[:back]
+        watch.epoch, watch.returned = back * interval, watch.returned + 1
         if self.mode == "stop":
             watch.ended = True
             said = f"{growth}: the search ended with the state of epoch {watch.epoch}"
@@ -111,8 +117,7 @@ class RobustDarts(Strategy):
             said = (
                 f"{growth}: it went on from epoch {watch.epoch} with weight decay {group['weight_decay']:g}"
             )
-        watch.notes.append(said)
-        search.notes = watch.notes
+        search.history.notes.append(said)
         log.info("%s", said)
 
 
@@ -127,18 +132,19 @@ def returns_to(eigenvalues: Sequence[float], factor: float) -> int | None:
         return None
     now = np.mean(eigenvalues[count - _WINDOW :])
     then = np.mean(eigenvalues[count - _BACK - _WINDOW : count - _BACK])
-    return count - _BACK - _MIDDLE if now > factor * then else None
+    # Of a loss that is flat, or curves down, nothing is a multiple.
+    return count - _BACK - _MIDDLE if then > 0 and now > factor * then else None
 
 
 @dataclass
 class _Watch:
-    """What is known of the eigenvalues, as a part of a checkpoint."""
+    """What is known of the eigenvalues, and after which epochs, as a part of a checkpoint."""
 
     values: list[float] = field(default_factory=list)
+    saved: list[int] = field(default_factory=list)
     epoch: int = 0
     returned: int = 0
     ended: bool = False
-    notes: list[str] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
         return dict(vars(self))

@@ -47,6 +47,9 @@ class SdDarts(Strategy):
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()
 
+    def check(self, problem: Problem) -> None:
+        oneshot.check(problem.space)
+
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, self._work)
 

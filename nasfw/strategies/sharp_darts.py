@@ -44,6 +44,9 @@ class SharpDarts(Strategy):
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()
 
+    def check(self, problem: Problem) -> None:
+        oneshot.check(problem.space)
+
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, WORK[self.order])
 
@@ -60,14 +63,13 @@ class SharpDarts(Strategy):
             rows = mixtures.softmax(outer)
             return search.full([max_w(row) for row in rows] if self.max_w else rows)
 
-        search.relax = relax
+        # The strongest options of all edges have the weight 1; which edges are stronger, their shares tell.
+        search.relax, search.shares = relax, search.softmax
         optimiser = adam(search, self.mixture_lr, self.mixture_decay)
         for _ in search.epochs({"mixture optimizer": optimiser}):
             for train, valid in search.pairs():
                 search.descend(optimiser, hypergradient(search, train, valid, self.order))
                 search.learn(train, search.mixture)
-        # What is read off and weighed against costs are the shares, whose logarithms add up.
-        search.relax = search.softmax
         return search
 
 

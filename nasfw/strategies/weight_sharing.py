@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Annotated
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from nasfw import mixtures, oneshot, progress
+from nasfw import mixtures, oneshot, progress, training
 from nasfw.contracts import Architecture, Evaluate, Mixture, Problem, Strategy, Workload
 from nasfw.oneshot import Batch, Search, Work
 from nasfw.sampling import distinct
@@ -54,6 +54,9 @@ class WeightSharing(Strategy):
         ranked, gains = self.select(search)
         search.finish(gains, ranked[: search.settings.proposals])
 
+    def check(self, problem: Problem) -> None:
+        oneshot.check(problem.space)
+
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, Work(paths=1.0))
 
@@ -71,7 +74,8 @@ class WeightSharing(Strategy):
         space, steps = search.problem.space, search.recipe.epochs * search.steps
         rounds = self.rounds or max(1, steps // _STEPS)
         rng = np.random.default_rng([search.problem.seed, 2])
-        batches = list(islice(search.valid_batches(), self.batches))
+        whole = training.steps_per_epoch(search.task, "valid", replace(search.recipe, fraction=1.0))
+        batches = list(islice(search.valid_batches(), min(self.batches, whole)))
         rough: dict[Architecture, tuple[float, float]] = {}
         exact: dict[Architecture, tuple[float, float]] = {}
         count = rounds * min(self.samples, space.size)

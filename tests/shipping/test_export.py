@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 import nasfw
 from nasfw import results
 from nasfw.contracts import UsageError
-from nasfw.results import Network, Summary
+from nasfw.networks import Network
+from nasfw.results import Summary
 from nasfw.shipping import artefact, card, export, verification
 from nasfw.shipping.artefact import CARD, MODEL, ONNX, WEIGHTS, Subject
 from nasfw.shipping.export import STATEMENT

@@ -1,0 +1,48 @@
+"""Pieces of sentences."""
+
+import pytest
+
+from nasfw.display import format_value
+from nasfw.reports.words import difference, recipe, runtime
+from nasfw.values import Measure, Recipe
+
+HOST = {
+    "device": "a cpu",
+    "cores": 2,
+    "runtime": "onnxruntime 1.2.3",
+    "provider": "CPUExecutionProvider",
+    "threads": 1,
+    "batch": 1,
+    "precision": "fp32",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "ONNX Runtime 1.2.3, CPU, 1 thread, batch 1, fp32"),
+        (
+            {"threads": 4, "batch": 8, "precision": "int8"},
+            "ONNX Runtime 1.2.3, CPU, 4 threads, batch 8, int8",
+        ),
+        ({"provider": "CUDAExecutionProvider"}, "ONNX Runtime 1.2.3, CUDA, batch 1, fp32"),
+    ],
+)
+def test_a_runtime_in_words(changes, said):
+    assert runtime({**HOST, **changes}) == said
+
+
+def test_a_device_of_another_kind_in_words():
+    assert runtime({"device": "board", "firmware": 7}) == "device board, firmware 7"
+
+
+def test_a_recipe_in_words():
+    said = recipe(Recipe(epochs=1, fraction=0.25, lr=0.002))
+    assert said.startswith("1 epoch of 25 % of the batches, batch size 64, sgd, learning rate 0.002")
+    assert recipe(Recipe(epochs=8)).startswith("8 epochs, ")
+
+
+def test_differences_of_shares_are_in_points():
+    assert difference(0.0123, Measure("accuracy")) == "1.23 points"
+    assert difference(0.0123, Measure("share", "%")) == "1.23 points"
+    assert difference(1.5e-3, Measure("latency", "s")) == format_value(1.5e-3, "s")
