@@ -114,15 +114,9 @@ class Outcome:
 @pytest.fixture(scope="module", params=NAMES)
 def undisturbed(request, tmp_path_factory):
     """A strategy's name, and how a search by it goes."""
-    folder, task, budget = tmp_path_factory.mktemp(request.param), Watched(), Budget()
+    folder, task, budget = tmp_path_factory.mktemp(request.param), Watched(samples=96), Budget()
     records = run(folder, strategy(request.param), problem(task=task), budget)
     return request.param, Outcome(folder, len(task.drawn), records, budget.passes)
-
-
-def test_the_seed_decides_records_and_diagnostics(tmp_path, undisturbed):
-    name, expected = undisturbed
-    assert run(tmp_path, strategy(name), problem()) == expected.records
-    assert (tmp_path / FILE).read_bytes() == expected.diagnostics
 
 
 def test_a_search_that_is_killed_thrice_ends_as_if_it_had_not_been(tmp_path, undisturbed):
@@ -132,11 +126,11 @@ def test_a_search_that_is_killed_thrice_ends_as_if_it_had_not_been(tmp_path, und
     """
     name, expected = undisturbed
     anywhere = np.random.default_rng(len(name)).integers(1, expected.batches // 2)
-    for allowed in (8, 8, int(anywhere)):
+    for allowed in (5, 5, int(anywhere)):
         with pytest.raises(Kill):
-            run(tmp_path, strategy(name), problem(task=Watched(allowed=allowed)))
+            run(tmp_path, strategy(name), problem(task=Watched(samples=96, allowed=allowed)))
     budget = Budget()
-    assert run(tmp_path, strategy(name), problem(), budget) == expected.records
+    assert run(tmp_path, strategy(name), problem(task=Watched(samples=96)), budget) == expected.records
     assert (tmp_path / FILE).read_bytes() == expected.diagnostics
     assert budget.passes == pytest.approx(expected.passes, rel=1e-9)
 
@@ -160,17 +154,21 @@ def test_candidates_are_members_and_trained_by_the_recipe(undisturbed):
     assert {r.recipe for r in found.records} == {recipe}
 
 
-def test_another_seed_searches_otherwise(tmp_path):
-    for seed in (1, 2):
-        run(tmp_path / str(seed), strategy("darts"), problem(seed=seed))
-    assert (tmp_path / "1" / FILE).read_bytes() != (tmp_path / "2" / FILE).read_bytes()
-
-
 def trained(name, p):
     """A strategy's search after its training."""
-    torch.manual_seed(0)
-    found = strategy(name).train(p, Free())
+    torch.manual_seed(p.seed)
+    found = strategy(name, epochs=2).train(p, Free())
     return found[0] if isinstance(found, tuple) else found
+
+
+@every_strategy
+def test_the_seed_decides_the_training_to_the_last_bit(tmp_path, name):
+    """And another one makes it another training."""
+    found = [trained(name, problem(tmp_path / n, seed=s)) for n, s in (("a", 1), ("b", 1), ("c", 2))]
+    states = [[*search.outer, *search.weights] for search in found]
+    assert all(torch.equal(a, b) for a, b in zip(states[0], states[1], strict=True))
+    assert found[0].history == found[1].history
+    assert found[0].history.moments[0].loss != found[2].history.moments[0].loss
 
 
 @every_strategy

@@ -56,7 +56,8 @@ class AggConvSupernet(Supernet):
                 "the mixture needs one vector for each decision, with one weight for each option"
             )
         for layer, p, path in zip(layers, mixture, _paths(mixture), strict=True):
-            layer.mixture, layer.path = p, path
+            # Not by setting the attribute: that would make a mixture of parameters the layer's own.
+            vars(layer).update(mixture=p, path=path)
         try:
             return self.network(x)  # type: ignore[no-any-return]
         finally:

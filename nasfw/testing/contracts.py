@@ -33,7 +33,7 @@ from nasfw.contracts import (
 from nasfw.engine import Budget, search
 from nasfw.executors import Serial
 from nasfw.junctions import is_member
-from nasfw.mixtures import one_hot
+from nasfw.mixtures import one_hot, uniform
 from nasfw.records import Records
 from nasfw.testing.toys import Echo, ToySpace, ToyTask, Wrong
 
@@ -210,6 +210,15 @@ class SpaceContract:
         output = supernet(self._input(task), mixture)
         output.square().sum().backward()
         assert all(m.grad is not None and torch.isfinite(m.grad).all() for m in mixture)
+
+    def test_a_mixture_of_parameters_stays_its_owners(
+        self, space: SearchSpace, supernet: Supernet, task: Task
+    ) -> None:
+        """And the next one may be of plain tensors."""
+        before = [name for name, _ in supernet.named_parameters()]
+        supernet(self._input(task), [torch.nn.Parameter(row) for row in uniform(space.decisions)])
+        assert [name for name, _ in supernet.named_parameters()] == before
+        supernet(self._input(task), uniform(space.decisions))
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def ridge(folder, decay):
     """A search at the minimum of its training loss with decay, and the exact gradient through the minimum."""
     torch.manual_seed(0)
     task = Line()
-    recipe = Recipe(epochs=2, batch_size=32, lr=0.2, weight_decay=decay)
+    recipe = Recipe(epochs=2, batch_size=32, lr=0.5, weight_decay=decay)
     problem = Problem(Ridge(), task, [Wrong()], recipe, 0, Path(folder))
     search = Search(problem, Free(), Darts(), Work(mixed=2.0))
     search.outer = search.logits(1.0).double()
@@ -227,7 +227,7 @@ def test_more_unrolled_steps_come_nearer_to_the_implicit_gradient(tmp_path, deca
     search, train, valid, exact = ridge(tmp_path, decay)
     errors = [
         float((torch.cat(hypergradient(search, train, valid, "implicit", "neumann", k)) - exact).norm())
-        for k in (0, 10, 100, 1000)
+        for k in (0, 5, 50, 300)
     ]
     assert errors[0] > errors[1] > errors[2] > errors[3]
     assert errors[3] < 1e-6 * exact.norm()
@@ -240,7 +240,7 @@ def test_more_unrolled_steps_come_nearer_to_the_implicit_gradient(tmp_path, deca
 @pytest.mark.parametrize("order", ["first", "second", "implicit"])
 def test_the_mixture_learns_which_option_is_useful(tmp_path, order):
     """A layer scaled by 0 hides its input, so only the scale 1 can tell the classes apart."""
-    task = ToyTask(samples=600, epochs=15)
+    task = ToyTask(samples=300, epochs=15)
     problem = Problem(ToySpace(task, (0.0, 1.0)), task, [Wrong()], task.recipe, 3, tmp_path)
     torch.manual_seed(3)
     search = Darts(order=order, mixture_lr=0.02, solver_steps=2).train(problem, Free())
@@ -255,15 +255,19 @@ def test_the_mixtures_optimiser_is_that_of_the_paper(tmp_path):
 
 
 def test_a_step_of_the_mixture_comes_before_each_step_of_the_weights(tmp_path):
-    """On the weights before it: after a single step the mixture is that of the first hypergradient."""
-    task = ToyTask(samples=48)
-    recipe = replace(task.recipe, batch_size=1000, lr=0.0)
+    """On the weights as they are: after a single step of both it is the first hypergradient that is left."""
+    task = ToyTask()
+    recipe = replace(task.recipe, batch_size=1000, lr=1.0)
     problem = Problem(ToyCells(task), task, [Wrong()], recipe, 3, tmp_path)
     torch.manual_seed(1)
     search = Darts(epochs=1, mixture_lr=1e-9).train(problem, Free())
-    train, valid = next(search.pairs())
-    for row, gradient in zip(search.outer, hypergradient(search, train, valid), strict=True):
-        torch.testing.assert_close(row.grad, gradient, rtol=1e-3, atol=1e-6)
+    torch.manual_seed(1)
+    start = Search(problem, Free(), Darts(epochs=1), Work(mixed=2.0))
+    start.outer = start.logits()
+    gradients = hypergradient(start, *next(start.pairs()))
+    for row, gradient in zip(search.outer, gradients, strict=True):
+        torch.testing.assert_close(row.grad, gradient, rtol=1e-5, atol=1e-7)
+    assert sum(float(g.norm()) for g in gradients) > 1e-3
 
 
 def test_the_work_counts_gradients():

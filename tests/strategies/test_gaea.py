@@ -147,7 +147,7 @@ def test_a_single_level_search_does_not_look_at_the_validation_split(tmp_path):
 @pytest.mark.parametrize("scales", [(0.0, 1.0), (1.0, 0.0)])
 def test_the_mixture_learns_which_option_is_useful(tmp_path, scales):
     """A layer scaled by 0 hides its input, so only the scale 1 can tell the classes apart."""
-    task = ToyTask(samples=600, epochs=15)
+    task = ToyTask(samples=300, epochs=15)
     p = problem(tmp_path, task, ToySpace(task, scales))
     search = trained(Gaea(), p)
     assert p.space.discretise(search.mixture) == (1.0, 1.0)

@@ -79,8 +79,12 @@ def test_an_option_that_was_not_drawn_gets_the_gradient_of_its_output(tmp_path, 
             assert sum(abs(s) > 1e-6 for s in slope) == (3 if len(row) > 2 else 2)
 
 
-def test_the_logits_get_the_gradient_of_the_soft_sample(tmp_path):
-    """What a draw's gates get goes through the softmax of the same noise at the temperature of the epoch."""
+@pytest.mark.parametrize(("epochs", "temperature"), [(1, 3.0), (2, 0.5), (5, 0.5)])
+def test_the_logits_get_the_gradient_of_the_soft_sample(tmp_path, epochs, temperature):
+    """What a draw's gates get goes through the softmax of the same noise at the temperature of the epoch.
+
+    That is the hot one in the first epoch, and the cold one in the last.
+    """
     p = problem(tmp_path, lr=0.0, batch_size=1000)
     states = []
 
@@ -95,10 +99,11 @@ def test_the_logits_get_the_gradient_of_the_soft_sample(tmp_path):
                 yield batch
 
     p = replace(p, task=Noted(), space=ToyCells(Noted()))
-    search = trained(Gdas(epochs=1, hot=3.0, cold=0.5, mixture_lr=1e-30), p)
+    search = trained(Gdas(epochs=epochs, hot=3.0, cold=0.5, mixture_lr=1e-30), p)
     gradients = [row.grad.clone() for row in search.outer]
-    torch.set_rng_state(states[0])
-    path = search.full(mixtures.hard_gumbel(list(search.outer), 3.0))
+    torch.set_rng_state(states[epochs - 1])
+    path = search.full(mixtures.hard_gumbel(list(search.outer), temperature))
+    search.epoch = epochs - 1
     valid = next(search.valid_batches())
     for found, expected in zip(gradients, search.gradients(search.loss(valid, path)), strict=True):
         torch.testing.assert_close(found, expected)
@@ -140,7 +145,7 @@ def test_a_step_of_the_weights_trains_the_options_of_one_path_alone(tmp_path):
 @pytest.mark.parametrize("scales", [(0.0, 1.0), (1.0, 0.0)])
 def test_the_mixture_learns_which_option_is_useful(tmp_path, scales):
     """A layer scaled by 0 hides its input, so only the scale 1 can tell the classes apart."""
-    task = ToyTask(samples=600, epochs=15)
+    task = ToyTask(samples=300, epochs=15)
     p = problem(tmp_path, ToySpace(task, scales), task)
     search = trained(Gdas(mixture_lr=0.05), p)
     assert p.space.discretise(search.mixture) == (1.0, 1.0)

@@ -136,7 +136,7 @@ class Wide(ToyTask):
 
 def test_the_mixture_learns_not_to_leave_edges_out(tmp_path):
     """All input comes through the edges, so weight on absent ones is lost."""
-    task = Wide(samples=600, epochs=15)
+    task = Wide(samples=300, epochs=15)
     p = Problem(ToyCells(task), task, [Wrong()], task.recipe, 3, tmp_path)
     search = trained(PcDarts(share=1, warmup=0.2, mixture_lr=0.05), p)
     with torch.no_grad():

@@ -226,7 +226,7 @@ def test_the_mixture_learns_in_every_so_many_steps(tmp_path, interval, steps):
 @pytest.mark.parametrize("scales", [(0.0, 1.0), (1.0, 0.0)])
 def test_the_mixture_learns_which_option_is_useful(tmp_path, scales):
     """A layer scaled by 0 hides its input, so only the scale 1 can tell the classes apart."""
-    task = ToyTask(samples=600, epochs=15)
+    task = ToyTask(samples=300, epochs=15)
     p = problem(tmp_path, space=ToySpace(task, scales), task=task)
     search = trained(Proxyless(mixture_lr=0.1, interval=1), p)
     assert p.space.discretise(search.mixture) == (1.0, 1.0)

@@ -80,7 +80,7 @@ def test_the_mean_gradient_over_all_draws_is_that_of_the_expected_loss(tmp_path)
 @pytest.mark.parametrize("scales", [(0.0, 1.0), (1.0, 0.0)])
 def test_the_mixture_learns_which_option_is_useful(tmp_path, scales):
     """A layer scaled by 0 hides its input, so only the scale 1 can tell the classes apart."""
-    task = ToyTask(samples=600, epochs=15)
+    task = ToyTask(samples=300, epochs=15)
     p = Problem(ToySpace(task, scales), task, [Wrong()], task.recipe, 3, tmp_path)
     torch.manual_seed(0)
     search = ReinMax(mixture_lr=0.05).train(p, Free())

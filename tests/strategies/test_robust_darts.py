@@ -172,7 +172,7 @@ def same(one, other):
 def test_it_stops_with_the_state_that_the_earlier_mean_belongs_to(tmp_path):
     """With an eigenvalue in every epoch, it ends after the eleventh with what it was after the fifth."""
     p = problem(tmp_path)
-    search = trained(RobustDarts(mode="stop", epochs=30, **SOON), p)
+    search = trained(RobustDarts(mode="stop", epochs=20, **SOON), p)
     kept = torch.load(tmp_path / "checkpoints" / "sharpness-5.pt", weights_only=True)
     assert kept["epochs"] == 5
     assert_same(dict(search.supernet.state_dict()), dict(kept["parts"]["supernet"]))

@@ -114,7 +114,7 @@ def test_without_both_it_is_darts(tmp_path):
 
 def test_the_mixture_learns_which_option_is_useful(tmp_path):
     """A layer scaled by 0 hides its input, so only the scale 1 can tell the classes apart."""
-    task = ToyTask(samples=600, epochs=15)
+    task = ToyTask(samples=300, epochs=15)
     p = problem(tmp_path, ToySpace(task, (0.0, 1.0)), task)
     search = trained(SharpDarts(mixture_lr=0.02), p)
     assert p.space.discretise(search.preferences) == (1.0, 1.0)
