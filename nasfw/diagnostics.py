@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ class Moment:
     ``loss`` is the mean training loss of the weights; ``entropy`` the mean over decisions of the mixture's
     entropy, as a share of the largest possible; ``skips`` the share of skip connections among the edges that
     the mixture prefers; ``eigenvalue`` the largest one of the validation loss's Hessian with respect to the
-    mixture's logits. ``preferred`` is the architecture that the mixture prefers.
+    mixture's logits. ``preferred`` is the architecture that the mixture
+    prefers. ``discarded`` says that the search returned to an earlier state.
     """
 
     epoch: int
@@ -48,6 +49,7 @@ class Moment:
     skips: float | None = None
     eigenvalue: float | None = None
     preferred: Architecture | None = None
+    discarded: bool = False
 
     @classmethod
     def plain(cls, content: Mapping[str, Any]) -> Moment:
@@ -95,9 +97,9 @@ class Diagnostics:
             # They say how a search went; what it found does not depend on them.
             return None
 
-    def series(self, name: str) -> list[tuple[int, float]]:
-        """The known values of one of a moment's numbers, with their epochs."""
-        pairs = [(m.epoch, getattr(m, name)) for m in self.moments]
+    def series(self, name: str, kept: bool = False) -> list[tuple[int, float]]:
+        """The known values of one of a moment's numbers, with their epochs; of those ``kept``, or of all."""
+        pairs = [(m.epoch, getattr(m, name)) for m in self.moments if not (kept and m.discarded)]
         return [(epoch, value) for epoch, value in pairs if value is not None]
 
 
@@ -115,6 +117,10 @@ class History:
 
     moments: list[Moment] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def discard(self, after: int) -> None:
+        """Mark the moments after the epoch ``after``: the search returned to the state that it had then."""
+        self.moments = [replace(m, discarded=m.discarded or m.epoch > after) for m in self.moments]
 
     def state_dict(self) -> dict[str, list[Any]]:
         """As plain values."""
@@ -188,19 +194,19 @@ def kendall_tau(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.n
 def alarms(found: Diagnostics, agreed: Agreement | None = None) -> list[str]:
     """Why the outcome of a one-shot search may be worth little; nothing if no reason is known."""
     reasons = []
-    skips = found.series("skips")
+    skips = found.series("skips", kept=True)
     if skips and skips[-1][1] > _SKIPPED:
         reasons.append(
             f"skip connections take {100 * skips[-1][1]:.0f} % of the edges: the search collapsed, as "
-            "bi-level searches do that train for long"
+            "differentiable searches do that train for long"
         )
-    growth = sharpening([value for _, value in found.series("eigenvalue")])
+    growth = sharpening([value for _, value in found.series("eigenvalue", kept=True)])
     if growth is not None and growth > _SHARPER:
         reasons.append(
             f"the validation loss became {growth:.2f} times as sharp in the mixture as it had been: its "
             "largest eigenvalue grew, and what is read off such a mixture is often bad"
         )
-    mixed = found.series("entropy")
+    mixed = found.series("entropy", kept=True)
     if mixed and mixed[-1][1] >= _UNDECIDED:
         reasons.append(
             f"the mixture hardly prefers anything (entropy {mixed[-1][1]:.3f} of 1): train the supernet for "

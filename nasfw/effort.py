@@ -28,8 +28,9 @@ _THREADS_FROM = 2e9
 def affordable(recipe: Recipe, samples: int, flops: float, effort: float, layers: int = _LAYERS) -> Recipe:
     """``recipe`` with as many epochs over ``samples`` as ``effort`` allows the plain backbone.
 
-    ``flops`` is the work of one inference, ``layers`` the number of layers with weights. At least 8 and at most 60 epochs (times the effort, if it is above
-    1); where 8 are too many, they use a fraction of the batches.
+    ``flops`` is the work of one inference, ``layers`` the number of layers with weights. At least 8 and at
+    most 60 epochs (times the effort, if it is above 1); where 8 are too many, they use a fraction of the
+    batches.
     """
     step = _STEP_SECONDS * max(1.0, layers / _LAYERS) + 3 * flops * recipe.batch_size / _FLOPS_PER_SECOND
     steps = max(1, math.ceil(samples / recipe.batch_size))

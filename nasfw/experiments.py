@@ -57,7 +57,11 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
             "final": {"epochs": 200, "seeds": 3, "limit": 8},
         },
         "plugins": {
-            "space": {"aggconv": {"width": 1, "final_width": 4, "channels": "paper"}},
+            "space": {
+                "aggconv": {"width": 1, "final_width": 4, "channels": "paper"},
+                # Liu, Simonyan and Yang 2019, section 3.
+                "darts": {"layers": 8, "channels": 16, "final_layers": 20, "final_channels": 36},
+            },
             "strategy": {
                 "dash": {
                     "epochs": 100,

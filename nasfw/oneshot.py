@@ -21,7 +21,9 @@ from nasfw.contracts import (
     Problem,
     Recipe,
     SearchSpace,
+    Supernet,
     Trial,
+    Unsupported,
     Workload,
 )
 from nasfw.diagnostics import Diagnostics, History, Moment, Rating
@@ -90,16 +92,23 @@ def recipe_of(problem: Problem, settings: Settings) -> Recipe:
     )
 
 
-def check(space: SearchSpace) -> None:
-    """Make the supernet of ``space``; Unsupported if it offers none."""
-    space.supernet()
+def check(problem: Problem) -> Supernet:
+    """The space's supernet; Unsupported if it offers none, or if the quality is looked up in a table.
+
+    A table knows what trainings gave, and nothing of the weights that a supernet shares.
+    """
+    quality = problem.objectives[0]
+    if quality.looked_up:
+        raise Unsupported(
+            f"a one-shot strategy rates networks with the supernet's weights, but {quality.name} is looked up; "
+            "random, evolution and asha work with tables"
+        )
+    return problem.space.supernet()
 
 
 def workload(problem: Problem, settings: Settings, work: Work, extra: float = 0.0) -> Workload:
     """What a search is about to do; ``extra`` are epochs of single paths or tuning beyond the recipe's."""
-    # Without costs to trade off there are the preferred one, the plain backbone, and two in between.
-    most = settings.candidates if any(o.fixed for o in problem.objectives) else 4
-    count = min(most, settings.candidates, problem.space.size)
+    count = min(settings.candidates, problem.space.size)
     supernet = recipe_of(problem, settings).passes
     passes = count * problem.recipe.passes + work.paths * supernet + extra
     return Workload(count, passes, work.mixed * supernet)
@@ -348,8 +357,8 @@ class Search:
 
     def trail(self) -> list[Architecture]:
         """The architectures that the mixture preferred last on its way, the latest first."""
-        passed = [m.preferred for m in reversed(self.history.moments) if m.preferred is not None]
-        return list(dict.fromkeys(passed))[:_TRAIL]
+        moments = [m for m in reversed(self.history.moments) if not m.discarded]
+        return list(dict.fromkeys(m.preferred for m in moments if m.preferred is not None))[:_TRAIL]
 
     def propose(
         self, gains: Sequence[Array] | None = None, found: Sequence[Architecture] = ()

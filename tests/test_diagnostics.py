@@ -245,3 +245,15 @@ def test_sharpening_is_not_known_from_few_values_or_flat_losses():
     assert sharpening([1.0] * 10) == pytest.approx(1.0)
     assert sharpening([0.0] * 10) is sharpening([-1.0] * 20) is None
     assert alarms(of_eigenvalues(*[1.0] * 9, math.nan)) == []
+
+
+def test_what_a_search_went_back_on_is_shown_and_raises_no_alarm():
+    """Ten moments, of which the last five sharpened; the search returned to the fifth."""
+    history = History([Moment(e, eigenvalue=1.0 if e <= 7 else 100.0) for e in range(1, 13)])
+    assert alarms(Diagnostics(tuple(history.moments)))
+    history.discard(5)
+    assert [m.epoch for m in history.moments if m.discarded] == list(range(6, 13))
+    found = Diagnostics(tuple(history.moments))
+    assert alarms(found) == []
+    assert len(found.series("eigenvalue")) == 12
+    assert found.series("eigenvalue", kept=True) == [(e, 1.0) for e in range(1, 6)]

@@ -18,7 +18,7 @@ from torch import nn
 
 import nasfw
 from nasfw import oneshot, training
-from nasfw.contracts import Problem, Unsupported, UsageError
+from nasfw.contracts import Objective, Problem, Unsupported, UsageError
 from nasfw.diagnostics import FILE, Diagnostics, Moment
 from nasfw.engine import Budget, search
 from nasfw.executors import Serial
@@ -588,9 +588,29 @@ def test_the_work_ahead_is_trials_and_the_supernets_steps(tmp_path):
     settings = Darts(epochs=5, fraction=0.5, candidates=6)
     alone, traded = problem(tmp_path), problem(tmp_path, Wrong(), Price())
     work = oneshot.workload(alone, settings, Work(mixed=2.0, paths=3.0), extra=7.0)
-    assert (work.trials, work.passes, work.supernet_passes) == (4, 4 * 2.0 + 3.0 * 2.5 + 7.0, 2.0 * 2.5)
+    assert (work.trials, work.passes, work.supernet_passes) == (6, 6 * 2.0 + 3.0 * 2.5 + 7.0, 2.0 * 2.5)
     assert oneshot.workload(traded, settings, Work()).trials == 6
     assert oneshot.workload(traded, Darts(candidates=2), Work()).trials == 2
     recipe = oneshot.recipe_of(alone, settings)
     assert recipe == replace(alone.recipe, epochs=5, fraction=0.5, seed=alone.seed)
     assert oneshot.recipe_of(alone, Darts()) == replace(alone.recipe, seed=alone.seed)
+
+
+@dataclass(frozen=True)
+class Table(Objective):
+    """What trainings gave, as somebody wrote it down."""
+
+    metric = "written"
+    looked_up = True
+
+    def measure(self, candidate):
+        return 1.0
+
+
+@every_strategy
+def test_a_quality_that_is_looked_up_is_refused(name):
+    """The table would tell the supernet's ratings what only a training may find out."""
+    space = ToyCells(ToyTask())
+    p = Problem(space, space.task, [Table(), Price()], space.task.recipe, 0, Path())
+    with pytest.raises(Unsupported, match="written is looked up"):
+        load(entry_points=False).make("strategy", name).check(p)

@@ -35,7 +35,8 @@ class Darts(Strategy):
     A step of the mixture (Adam, on a shuffled validation batch) comes before every step of the weights. Its
     gradient takes the weights as given (order "first"), as one step further on the training batch ("second",
     equations 7 and 8 of the paper, the recipe's momentum and weight decay included), or as the minimum that
-    they tend to ("implicit": conjugate gradients or a Neumann series instead of the inverse Hessian).
+    they tend to ("implicit": conjugate gradients or a Neumann series instead of the inverse Hessian). The
+    step of "second" is one of SGD without clipping, also where the recipe's optimiser is another.
 
     Proposed are the architecture that the mixture prefers (for cells: the strongest option of every edge,
     then the strongest edges of every node), those that it preferred on its way, the plain backbone with its
@@ -60,7 +61,7 @@ class Darts(Strategy):
         self.train(problem, evaluate).finish()
 
     def check(self, problem: Problem) -> None:
-        oneshot.check(problem.space)
+        oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, self._work)

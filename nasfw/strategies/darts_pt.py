@@ -58,7 +58,7 @@ class DartsPt(Strategy):
         search.finish(decided.gains(problem) if done else None, [chosen, *search.trail()])
 
     def check(self, problem: Problem) -> None:
-        oneshot.check(problem.space)
+        oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
         main = oneshot.recipe_of(problem, self)

@@ -81,7 +81,7 @@ class Dash(Strategy):
         evaluate([Trial(a, recipe) for a in chosen])
 
     def check(self, problem: Problem) -> None:
-        supernet = problem.space.supernet()
+        supernet = oneshot.check(problem)
         if self.field_penalty:
             supernet.fields()
 

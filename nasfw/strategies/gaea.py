@@ -50,7 +50,7 @@ class Gaea(Strategy):
         self.train(problem, evaluate).finish()
 
     def check(self, problem: Problem) -> None:
-        oneshot.check(problem.space)
+        oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, Work(mixed=2.0))

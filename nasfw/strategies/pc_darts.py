@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -45,7 +45,7 @@ class PcDarts(Strategy):
         self.train(problem, evaluate).finish()
 
     def check(self, problem: Problem) -> None:
-        oneshot.check(problem.space.partial(self.share))
+        oneshot.check(replace(problem, space=problem.space.partial(self.share)))
 
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, WORK["first"])

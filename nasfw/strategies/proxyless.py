@@ -51,7 +51,7 @@ class Proxyless(Strategy):
         self.train(problem, evaluate).finish()
 
     def check(self, problem: Problem) -> None:
-        oneshot.check(problem.space)
+        oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, self._work)

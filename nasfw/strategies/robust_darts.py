@@ -58,9 +58,12 @@ class RobustDarts(Strategy):
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()
+        # Only now, as a search that is killed before goes through its last epochs once more.
+        for state in (problem.folder / "checkpoints").glob("sharpness-*.pt"):
+            state.unlink()
 
     def check(self, problem: Problem) -> None:
-        oneshot.check(problem.space)
+        oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, WORK["first"])
@@ -106,6 +109,7 @@ class RobustDarts(Strategy):
             return
         growth = f"the validation loss became more than {self.factor:g} times as sharp by epoch {watch.epoch}"
         training.restore(folder / f"sharpness-{watch.saved[back - 1]}.pt", state, search.generator)
+        search.history.discard(watch.saved[back - 1])
         watch.values, watch.saved = watch.values[:back], watch.saved[:back]
         watch.epoch, watch.returned = back * interval, watch.returned + 1
         if self.mode == "stop":

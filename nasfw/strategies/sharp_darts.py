@@ -45,7 +45,7 @@ class SharpDarts(Strategy):
         self.train(problem, evaluate).finish()
 
     def check(self, problem: Problem) -> None:
-        oneshot.check(problem.space)
+        oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, WORK[self.order])

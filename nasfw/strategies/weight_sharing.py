@@ -55,7 +55,7 @@ class WeightSharing(Strategy):
         search.finish(gains, ranked[: search.settings.proposals])
 
     def check(self, problem: Problem) -> None:
-        oneshot.check(problem.space)
+        oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
         return oneshot.workload(problem, self, Work(paths=1.0))
@@ -72,16 +72,19 @@ class WeightSharing(Strategy):
     def select(self, search: Search) -> tuple[list[Architecture], list[Array]]:
         """The best architectures of each round, best of all first, and what each option is worth."""
         space, steps = search.problem.space, search.recipe.epochs * search.steps
-        rounds = self.rounds or max(1, steps // _STEPS)
+        rounds, samples = self.rounds or max(1, steps // _STEPS), self.samples
+        if not search.evaluate.spend(0.0):
+            # The budget is used up: only so many as the best of them are needed.
+            rounds, samples = 1, min(samples, self.top)
         rng = np.random.default_rng([search.problem.seed, 2])
         whole = training.steps_per_epoch(search.task, "valid", replace(search.recipe, fraction=1.0))
         batches = list(islice(search.valid_batches(), min(self.batches, whole)))
         rough: dict[Architecture, tuple[float, float]] = {}
         exact: dict[Architecture, tuple[float, float]] = {}
-        count = rounds * min(self.samples, space.size)
+        count = rounds * min(samples, space.size)
         with progress.track("rating samples with shared weights", count) as bar:
             for _ in range(rounds):
-                drawn = list(distinct(space, rng, self.samples))
+                drawn = list(distinct(space, rng, samples))
                 for architecture in drawn:
                     if architecture not in rough:
                         rough[architecture] = judged(search, batches, path(search, architecture))
