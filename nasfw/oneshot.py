@@ -100,8 +100,8 @@ def check(problem: Problem) -> Supernet:
     quality = problem.objectives[0]
     if quality.looked_up:
         raise Unsupported(
-            f"a one-shot strategy rates networks with the supernet's weights, but {quality.name} is looked up; "
-            "random, evolution and asha work with tables"
+            f"a one-shot strategy rates networks with the supernet's weights, but {quality.name} is looked "
+            "up; random, evolution and asha work with tables"
         )
     return problem.space.supernet()
 

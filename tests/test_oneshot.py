@@ -612,5 +612,5 @@ def test_a_quality_that_is_looked_up_is_refused(name):
     """The table would tell the supernet's ratings what only a training may find out."""
     space = ToyCells(ToyTask())
     p = Problem(space, space.task, [Table(), Price()], space.task.recipe, 0, Path())
-    with pytest.raises(Unsupported, match="written is looked up"):
+    with pytest.raises(Unsupported, match="written is looked"):
         load(entry_points=False).make("strategy", name).check(p)
