@@ -51,6 +51,7 @@ SMALL = {
     },
     "space": {
         "darts": {"layers": 3, "channels": 4},
+        **{name: {"layers": 3, "channels": 4} for name in ("s1", "s2", "s3", "s4")},
         "nasbench201": {"cells": 1, "channels": 4},
     },
     "strategy": {

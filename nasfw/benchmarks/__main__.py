@@ -1,4 +1,4 @@
-"""The command line of the benchmarks: python -m nasfw.benchmarks aggconv."""
+"""The command line of the benchmarks: python -m nasfw.benchmarks aggconv, or cells."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.markup import escape
 from nasfw.hardware.machine import cores, share_politely
 from nasfw.values import UsageError
 
-NAMES = ("aggconv",)
+NAMES = ("aggconv", "cells")
 SECTIONS = ("sweeps", "layers", "networks", "memory")
 err = Console(stderr=True)
 # In a file the tables have the width that they need.
@@ -25,12 +25,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(arguments: list[str]) -> None:
     """Run the benchmark that ``arguments`` name; exit code 2 with one sentence if they name none."""
     share_politely()
-    name, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
+    name = arguments[0] if arguments else ""
     if name not in (*NAMES, "--help", "-h"):
         asked = f"there is no benchmark {name!r}" if name else "no benchmark is named"
         _fail(f"{asked}; say: python -m nasfw.benchmarks {' or '.join(NAMES)}", 2)
     try:
-        app(rest if name in NAMES else ["--help"], prog_name=f"python -m nasfw.benchmarks {NAMES[0]}")
+        app(arguments, prog_name="python -m nasfw.benchmarks")
     except UsageError as error:
         _fail(str(error), 2)
 
@@ -80,6 +80,24 @@ def aggconv(
     if interrupted:
         err.print(f"stopped; {folder / 'results.json'} has what was measured until then", soft_wrap=True)
         raise typer.Exit(130)
+
+
+@app.command()
+def cells(
+    quick: Annotated[bool, typer.Option("--quick", help="small sizes: a look, not a measurement")] = False,
+    threads: Annotated[int, typer.Option(help="number of threads")] = 1,
+) -> None:
+    """Time training steps of supernets of cells against those of networks that they hold.
+
+    A full run takes some minutes, a quick one about a minute.
+    """
+    _threads(str(threads))
+    from nasfw.bars import showing
+    from nasfw.benchmarks import cells as suite
+
+    with showing(err):
+        table = suite.table(suite.QUICK if quick else suite.FULL, threads, 7 if quick else 9)
+    out.print(table, crop=False)
 
 
 def _show(report: Any, folder: Path, quick: bool) -> None:

@@ -104,7 +104,7 @@ def space(task: Task, backbone: str, low: bool = False, **settings: Any) -> AggC
 def backbone_step(space: AggConv, compute: str = "cpu") -> Pass:
     """A training step of the plain backbone."""
     network = space.build(space.default)
-    return _step(space.task, network, list(network.parameters()), network, compute)
+    return step(space.task, network, list(network.parameters()), network, compute)
 
 
 def supernet_step(space: AggConv, as_published: bool = False, compute: str = "cpu") -> Pass:
@@ -115,10 +115,10 @@ def supernet_step(space: AggConv, as_published: bool = False, compute: str = "cp
     def forward(x: Tensor) -> Tensor:
         return supernet(x, [torch.softmax(a, 0) for a in logits])  # type: ignore[no-any-return]
 
-    return _step(space.task, supernet, [*supernet.to(compute).parameters(), *logits], forward, compute)
+    return step(space.task, supernet, [*supernet.to(compute).parameters(), *logits], forward, compute)
 
 
-def _step(
+def step(
     task: Task,
     network: nn.Module,
     parameters: list[Tensor],

@@ -48,13 +48,13 @@ def tables(report: Report) -> Iterator[Table]:
 
 
 def _times(found: Sequence[Finding], title: str) -> Table:
-    table = _table(title, ("case", "way"), ("median", "quartiles", "times reference"))
+    table = empty(title, ("case", "way"), ("median", "quartiles", "times reference"))
     for finding in found:
         ratios = finding.ratios()
         for i, (name, timing) in enumerate(finding.timings.items()):
             s = timing.spread
             times = [format_value(t, "s") for t in (s.median, s.low, s.high)]
-            ratio = "reference" if name == finding.reference else _spread(ratios.get(name))
+            ratio = "reference" if name == finding.reference else ranged(ratios.get(name))
             table.add_row(escape(finding.case) if i == 0 else "", name, times[0], _range(*times[1:]), ratio)
         for name, why in finding.skipped.items():
             table.add_row("", name, DASH, escape(why), DASH)
@@ -63,14 +63,14 @@ def _times(found: Sequence[Finding], title: str) -> Table:
 
 
 def _growth(report: Report) -> Table:
-    table = _table("Growth: time as a power of", ("sweep", "way", "threads"), ("exponent", "points"))
+    table = empty("Growth: time as a power of", ("sweep", "way", "threads"), ("exponent", "points"))
     for g in report.growth:
         table.add_row(g.sweep, g.way, str(g.threads), f"{g.exponent:.2f}", str(g.points))
     return table
 
 
 def _memory(cases: Sequence[Memory]) -> Table:
-    table = _table(
+    table = empty(
         "Peak memory of three training steps, each in a fresh process",
         ("case", "way"),
         ("in all", "times", "of the steps", "times"),
@@ -88,14 +88,15 @@ def _memory(cases: Sequence[Memory]) -> Table:
 
 
 def _checks(checks: Sequence[Check]) -> Table:
-    table = _table("What is wanted", ("what", "threads"), ("measured", "wanted", "kept"))
+    table = empty("What is wanted", ("what", "threads"), ("measured", "wanted", "kept"))
     for c in checks:
         kept = "[green]yes[/]" if c.kept else "[bold red]no[/]"
-        table.add_row(escape(c.what), str(c.threads), _spread(c.value), f"{c.relation} {c.bound:g}", kept)
+        table.add_row(escape(c.what), str(c.threads), ranged(c.value), f"{c.relation} {c.bound:g}", kept)
     return table
 
 
-def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
+def empty(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
+    """An empty table with columns of texts and of numbers."""
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", header_style="bold", pad_edge=False)
     for name in texts:
         table.add_column(name, overflow="fold")
@@ -104,7 +105,8 @@ def _table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Table:
     return table
 
 
-def _spread(value: Spread | None) -> str:
+def ranged(value: Spread | None) -> str:
+    """A median with its quartiles, as text."""
     if value is None:
         return DASH
     median = f"{value.median:.3g}" if value.median < 1000 else f"{value.median:.0f}"

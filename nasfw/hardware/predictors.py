@@ -160,6 +160,10 @@ def _input_shapes(
 
 
 def _followed(module: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """The module with the batch norm and ReLU behind it, unless it has its own or passes its input on."""
+    own = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+    if own or isinstance(module, nn.Identity):
+        return module
     with torch.no_grad():
         output = module(torch.zeros(1, *shape))
     norms: dict[int, type[nn.Module]] = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d}

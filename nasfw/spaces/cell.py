@@ -14,7 +14,7 @@ from nasfw.contracts import Architecture, Junction, Option, SearchSpace, Task
 from nasfw.mixtures import indices
 from nasfw.spaces.backbones import head, is_dense
 from nasfw.spaces.cell_supernet import CellSupernet
-from nasfw.spaces.cells import Cell, CellNetwork, Chain, DropPath, Edge, Edges, Second, edges, work
+from nasfw.spaces.cells import Cell, CellNetwork, Chain, DropPath, Edge, Edges, Second, edges, fits
 from nasfw.spaces.mixed_edges import MixedEdges
 from nasfw.spaces.operations import (
     CONVOLUTIONS,
@@ -27,10 +27,13 @@ from nasfw.spaces.operations import (
     operation,
     usual,
 )
+from nasfw.spaces.pace import costs
 from nasfw.values import UsageError
 
 _KINDS = ("normal", "reduce")
 _INPUTS, _KEPT, _STEM = 2, 2, 3
+# What a cell takes beside its edges, in the unit of ``costs``.
+_REST = 1.0
 
 Layers = Annotated[int, Field(ge=3), "cells of the network that is searched"]
 Channels = Annotated[int, Field(ge=1), "channels of a node of its first cell"]
@@ -152,7 +155,7 @@ class CellSpace(SearchSpace):
         for layers, channels in _REDUCED:
             if layers <= self.layers and channels <= self.channels:
                 smaller = replace(self, layers=layers, channels=channels)
-                if work(smaller.build(smaller.default), self.task) <= flops:
+                if fits(smaller.build(smaller.default), self.task, flops):
                     break
         return smaller
 
@@ -178,7 +181,10 @@ class CellSpace(SearchSpace):
             share, dims = self.partial_channels, self._dims
             return MixedEdges(place.kind, options, make, _INPUTS, self.nodes, place.stride, share, dims)
 
-        return CellSupernet(self._network(inner, False), self.decisions, list(self._options), self.build)
+        network = self._network(inner, False)
+        supernet = CellSupernet(network, self.decisions, list(self._options), self.build)
+        supernet.cost, supernet.path_cost = costs(self._options, self.junctions, _REST, self.partial_channels)
+        return supernet
 
     @property
     def _edges(self) -> list[Edge]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nasfw.contracts import Task
 from nasfw.flops import count_layers, forward_flops
-from nasfw.spaces.operations import AVERAGES, CONVOLUTIONS, NORMS, strided
+from nasfw.spaces.operations import AVERAGES, CONVOLUTIONS, NORMS, zero
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,12 @@ class Edges(nn.ModuleDict):
         states = list(inputs)
         for incoming in self.incoming:
             terms = [self._term(edge, states[edge.source]) for edge in incoming]
-            states.append(sum(terms[1:], terms[0]) if terms else self._zero(states[0]))
+            states.append(sum(terms[1:], terms[0]) if terms else zero(states[0], self.stride))
         return states[self.inputs :]
 
     def _term(self, edge: Edge, x: Tensor) -> Tensor:
         y: Tensor = self[edge.key](x)
         return self.drop(y) if self.drop is not None and edge.key in self.dropped else y
-
-    def _zero(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(strided(x, self.stride))
 
 
 class DropPath(nn.Module):
@@ -185,6 +182,7 @@ _ADAPTED: Mapping[int, type[nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d]] = {
 _LAYER = 1e5
 
 
-def work(network: nn.Module, task: Task) -> float:
-    """Operations of one inference, and for each layer what it takes in any case."""
-    return forward_flops(network, task.input_shape) + _LAYER * count_layers(network)
+def fits(network: nn.Module, task: Task, flops: float) -> bool:
+    """Whether an inference takes no longer than so many operations, of which each layer costs some anyway."""
+    spare = flops - _LAYER * count_layers(network)
+    return spare > 0 and forward_flops(network, task.input_shape) <= spare

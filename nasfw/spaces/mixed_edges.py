@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nasfw.spaces.cells import Edge
 from nasfw.spaces.normalisation import QuickBatchNorm
-from nasfw.spaces.operations import MAXIMA, NONE, Noise, strided
+from nasfw.spaces.operations import MAXIMA, NONE, Noise, zero
 
 # An operation by its name and stride.
 Make = Callable[[str, int], nn.Module]
@@ -131,9 +131,11 @@ class MixedEdges(nn.ModuleDict):
                 y = state.output(operations[name], state.mixed)
                 yield (y.detach() if closed else y) * gate.weights[k]
                 continue
+            y, layers, norm = _begun(operations[name], state)
             # A factor of zero lets no gradient through: the output serves that of the factor.
             with torch.set_grad_enabled(torch.is_grad_enabled() and not closed):
-                y, norm = _unfinished(operations[name], state)
+                for layer in layers:
+                    y = layer(y)
             yield y * gate.weights[k] if norm is None else norm.scaled(y, gate.weights[k])
 
     def _passing(self, edge: Edge, state: State) -> Iterator[Tensor]:
@@ -149,17 +151,20 @@ def shuffled(x: Tensor, groups: int) -> Tensor:
     return x.reshape(len(x), groups, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
 
 
-def _unfinished(operation: nn.Module, state: State) -> tuple[Tensor, QuickBatchNorm | None]:
-    """What an operation makes of a state up to the batch norm at its end, and that if there is one."""
+def _begun(operation: nn.Module, state: State) -> tuple[Tensor, Sequence[nn.Module], QuickBatchNorm | None]:
+    """What an operation's layers read, these layers, and the batch norm behind them if there is one.
+
+    The ReLU at their beginning has been computed, since others read what it returns.
+    """
     layers = list(operation) if isinstance(operation, nn.Sequential) else [operation]
-    y, norm = state.mixed, layers[-1]
-    if isinstance(layers[0], nn.ReLU):
-        y, layers = state.positive, layers[1:]
-    if isinstance(norm, QuickBatchNorm):
-        layers = layers[:-1]
-    for layer in layers:
-        y = layer(y)
-    return y, norm if isinstance(norm, QuickBatchNorm) else None
+    last = layers[-1]
+    norm = last if isinstance(last, QuickBatchNorm) else None
+    begin = isinstance(layers[0], nn.ReLU)
+    return (
+        state.positive if begin else state.mixed,
+        layers[begin : None if norm is None else -1],
+        norm,
+    )
 
 
 def _sum(terms: Iterable[Tensor], like: Tensor, stride: int) -> Tensor:
@@ -168,4 +173,4 @@ def _sum(terms: Iterable[Tensor], like: Tensor, stride: int) -> Tensor:
     for term in terms:
         # No gradient needs what is overwritten here: each term is a product or was normalised.
         total = term if total is None else total.add_(term)
-    return torch.zeros_like(strided(like, stride)) if total is None else total
+    return zero(like, stride) if total is None else total

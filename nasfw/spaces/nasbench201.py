@@ -17,15 +17,18 @@ from nasfw.contracts import Architecture, Junction, Option, SearchSpace, Task
 from nasfw.mixtures import indices
 from nasfw.spaces.backbones import head, is_dense
 from nasfw.spaces.cell_supernet import CellSupernet
-from nasfw.spaces.cells import Cell, CellNetwork, Edges, edges, work
+from nasfw.spaces.cells import Cell, CellNetwork, Edges, edges, fits
 from nasfw.spaces.mixed_edges import MixedEdges
 from nasfw.spaces.operations import AVERAGES, CONVOLUTIONS, NONE, NORMS, SKIP, convolved
+from nasfw.spaces.pace import costs
 from nasfw.values import UsageError
 
 OPERATIONS = (NONE, SKIP, "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 _INPUTS, _NODES, _STAGES = 1, 3, 3
 _EDGES = edges(_INPUTS, _NODES)
 _KIND = "cell"
+# What a cell takes beside its edges, in the unit of ``costs``: its part of the blocks between.
+_REST = 0.2
 # What to try where a run must be short, by falling cost: cells and channels.
 _REDUCED = ((5, 16), (3, 16), (2, 12), (1, 12), (1, 8), (1, 4))
 
@@ -95,7 +98,7 @@ class NasBench201(SearchSpace):
         smaller = self
         for cells, channels in _REDUCED:
             smaller = replace(self, cells=cells, channels=channels)
-            if work(smaller.build(smaller.default), self.task) <= flops:
+            if fits(smaller.build(smaller.default), self.task, flops):
                 break
         return smaller
 
@@ -118,8 +121,10 @@ class NasBench201(SearchSpace):
             options = dict.fromkeys(_EDGES, OPERATIONS)
             return MixedEdges(_KIND, options, make, _INPUTS, _NODES, 1, self.partial_channels)
 
-        order = [(_KIND, edge) for edge in _EDGES]
-        return CellSupernet(self._network(inner), self.decisions, order, self.build)
+        options = {(_KIND, edge): OPERATIONS for edge in _EDGES}
+        supernet = CellSupernet(self._network(inner), self.decisions, list(options), self.build)
+        supernet.cost, supernet.path_cost = costs(options, self.junctions, _REST, self.partial_channels)
+        return supernet
 
     @property
     def _dims(self) -> int:

@@ -122,10 +122,15 @@ class Halved(nn.Module):
 
 def moved(x: Tensor) -> Tensor:
     """Maps without the first position of each axis, and with a zero behind the last one of odd axes."""
-    odd = [n % 2 for n in reversed(x.shape[2:])]
-    if any(odd):
-        x = F.pad(x, [side for n in odd for side in (0, n)])
-    return x[:, :, 1:] if x.dim() == 3 else x[:, :, 1:, 1:]
+    # Axis by axis, since an exported network's code decides on sizes, but does not loop over them.
+    if x.shape[-1] % 2:
+        x = F.pad(x, (0, 1))
+    x = x[..., 1:]
+    if x.dim() == 3:
+        return x
+    if x.shape[2] % 2:
+        x = F.pad(x, (0, 0, 0, 1))
+    return x[:, :, 1:]
 
 
 def strided(x: Tensor, stride: int) -> Tensor:
@@ -133,6 +138,14 @@ def strided(x: Tensor, stride: int) -> Tensor:
     if stride == 1:
         return x
     return x[:, :, ::stride] if x.dim() == 3 else x[:, :, ::stride, ::stride]
+
+
+def zero(x: Tensor, stride: int) -> Tensor:
+    """Zeros in the place of every ``stride``-th position.
+
+    Formally they depend on the input, as what devices run has to.
+    """
+    return strided(x, stride) * 0.0
 
 
 class Noise(nn.Module):
@@ -147,8 +160,7 @@ class Noise(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        x = strided(x, self.stride)
-        return torch.randn_like(x) if self.training else torch.zeros_like(x)
+        return torch.randn_like(strided(x, self.stride)) if self.training else zero(x, self.stride)
 
 
 OPERATIONS: Mapping[str, Make] = {

@@ -11,6 +11,7 @@ pointwise convolution is a matrix product. The library's maxima are fast with ch
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,15 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasfw.spaces import normalisation
+from nasfw.spaces.normalisation import is_plain
 
 Pair = tuple[int, int]
 
 
 class QuickDepthwise1d(nn.Conv1d):
-    """For series."""
+    """For series, which are images of one row."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not normalisation.is_plain(x):
+        if not is_plain(x):
             return super().forward(x)
         stride, dilation = (1, self.stride[0]), (1, self.dilation[0])
         return _depthwise(x[:, :, None], self.weight[:, :, None], stride, dilation)[:, :, 0]
@@ -36,7 +38,7 @@ class QuickDepthwise2d(nn.Conv2d):
     """For images."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not normalisation.is_plain(x):
+        if not is_plain(x):
             return super().forward(x)
         return _depthwise(x, self.weight, self.stride, self.dilation)  # type: ignore[arg-type]
 
@@ -45,35 +47,53 @@ class QuickPointwise1d(nn.Conv1d):
     """For series."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _product(self.weight, x) if normalisation.is_plain(x) else super().forward(x)
+        return _product(self.weight, x) if is_plain(x) else super().forward(x)
 
 
 class QuickPointwise2d(nn.Conv2d):
     """For images."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _product(self.weight, x) if normalisation.is_plain(x) else super().forward(x)
+        return _product(self.weight, x) if is_plain(x) else super().forward(x)
+
+
+class QuickMaxPool1d(nn.MaxPool1d):
+    """For series."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not is_plain(x):
+            return super().forward(x)  # type: ignore[no-any-return]
+        size, stride, padding = (1, self.kernel_size), (1, self.stride), (0, self.padding)
+        return _greatest(x[:, :, None], size, stride, padding, self.ceil_mode)[:, :, 0]
 
 
 class QuickMaxPool2d(nn.MaxPool2d):
     """For images."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not normalisation.is_plain(x):
+        if not is_plain(x):
             return super().forward(x)  # type: ignore[no-any-return]
-        return super().forward(x.contiguous(memory_format=torch.channels_last)).contiguous()  # type: ignore[no-any-return]
+        return _greatest(x, self.kernel_size, self.stride, self.padding, self.ceil_mode)
+
+
+class QuickAvgPool1d(nn.AvgPool1d):
+    """For series."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not is_plain(x):
+            return super().forward(x)
+        (size,), (stride,) = self.kernel_size, self.stride  # type: ignore[misc]
+        return _mean(x[:, :, None], (1, size), (1, stride))[:, :, 0]
 
 
 class QuickAvgPool2d(nn.AvgPool2d):
-    """For images; padding does not count."""
+    """For images."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not normalisation.is_plain(x):
+        if not is_plain(x):
             return super().forward(x)
         size, stride = int(self.kernel_size), int(self.stride)  # type: ignore[arg-type]
-        taps = x.new_ones(x.shape[1], 1, size, size)
-        counts = F.conv2d(x.new_ones(1, 1, *x.shape[2:]), taps[:1], None, stride, size // 2)
-        return _depthwise(x, taps, (stride, stride), (1, 1)) / counts
+        return _mean(x, (size, size), (stride, stride))
 
 
 def quicken(network: nn.Module) -> None:
@@ -84,33 +104,61 @@ def quicken(network: nn.Module) -> None:
         module.__class__ = _quick(module) or type(module)
 
 
+_DEPTHWISE: Mapping[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: QuickDepthwise1d,
+    nn.Conv2d: QuickDepthwise2d,
+}
+_POINTWISE: Mapping[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: QuickPointwise1d,
+    nn.Conv2d: QuickPointwise2d,
+}
+_POOLS: Mapping[type[nn.Module], type[nn.Module]] = {
+    nn.MaxPool1d: QuickMaxPool1d,
+    nn.MaxPool2d: QuickMaxPool2d,
+    nn.AvgPool1d: QuickAvgPool1d,
+    nn.AvgPool2d: QuickAvgPool2d,
+}
+
+
 def _quick(module: nn.Module) -> type[nn.Module] | None:
+    """The class for a layer that works as those of cells do; None for others."""
     kind = type(module)
-    if isinstance(module, nn.Conv1d | nn.Conv2d) and kind in (nn.Conv1d, nn.Conv2d):
-        plain = module.bias is None and module.padding_mode == "zeros"
-        if plain and module.groups == module.in_channels == module.out_channels > 1 and _is_centred(module):
-            return QuickDepthwise1d if kind is nn.Conv1d else QuickDepthwise2d
-        if plain and module.groups == 1 and {*module.kernel_size, *module.stride} == {1}:
-            return QuickPointwise1d if kind is nn.Conv1d else QuickPointwise2d
-    if kind is nn.MaxPool2d:
-        return QuickMaxPool2d
-    if isinstance(module, nn.AvgPool2d) and kind is nn.AvgPool2d:
-        odd = isinstance(module.kernel_size, int) and module.padding == module.kernel_size // 2
-        if odd and not (module.count_include_pad or module.ceil_mode):
-            return QuickAvgPool2d
+    if isinstance(module, nn.Conv1d | nn.Conv2d) and module.bias is None and module.padding_mode == "zeros":
+        sizes = zip(module.kernel_size, module.dilation, module.padding, strict=True)
+        centred = all(k % 2 and p == d * (k // 2) for k, d, p in sizes)
+        if centred and module.groups == module.in_channels == module.out_channels > 1:
+            return _DEPTHWISE.get(kind)
+        if module.groups == 1 and {*module.kernel_size, *module.stride} == {1}:
+            return _POINTWISE.get(kind)
+    if isinstance(module, nn.AvgPool1d | nn.AvgPool2d):
+        # Of series' these are pairs of one, of images' numbers.
+        size, padding = (n[0] if isinstance(n, tuple) else n for n in (module.kernel_size, module.padding))
+        centred = (
+            bool(size % 2) and padding == size // 2 and getattr(module, "divisor_override", None) is None
+        )
+        return _POOLS.get(kind) if centred and not (module.count_include_pad or module.ceil_mode) else None
+    if isinstance(module, nn.MaxPool1d | nn.MaxPool2d):
+        return _POOLS.get(kind) if module.dilation == 1 and not module.return_indices else None
     return None
-
-
-def _is_centred(module: nn.Conv1d | nn.Conv2d) -> bool:
-    """Whether the kernel has a middle, which stands above the position that is computed."""
-    sizes = zip(module.kernel_size, module.dilation, module.padding, strict=True)
-    return all(k % 2 and p == d * (k // 2) for k, d, p in sizes)
 
 
 def _product(weight: Tensor, x: Tensor) -> Tensor:
     """A pointwise convolution."""
     y = torch.bmm(weight.flatten(1).expand(len(x), -1, -1), x.flatten(2))
     return y.view(*y.shape[:2], *x.shape[2:])
+
+
+def _greatest(x: Tensor, size: Any, stride: Any, padding: Any, up: bool) -> Tensor:
+    beside = x.contiguous(memory_format=torch.channels_last)
+    return F.max_pool2d(beside, size, stride, padding, ceil_mode=up).contiguous()
+
+
+def _mean(x: Tensor, size: Pair, stride: Pair) -> Tensor:
+    """The mean over the positions of centred windows that are on the map."""
+    taps = x.new_ones(x.shape[1], 1, *size)
+    padding = size[0] // 2, size[1] // 2
+    counts = F.conv2d(x.new_ones(1, 1, *x.shape[2:]), taps[:1], None, stride, padding)
+    return _depthwise(x, taps, stride, (1, 1)) / counts
 
 
 def _depthwise(x: Tensor, weight: Tensor, stride: Pair, dilation: Pair) -> Tensor:

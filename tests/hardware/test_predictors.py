@@ -185,6 +185,73 @@ def test_decisions_that_are_no_modules_have_no_table():
     assert additive(Counting(), "latency", ToySpace(task), task, seed=0) is None
 
 
+class Shared(nn.Module):
+    """Layers that are decided together, of which the second ones may be missing."""
+
+    def __init__(self, wide, more):
+        super().__init__()
+        self.stem = nn.Conv1d(1, 4, 1)
+        self.outer = nn.ModuleList([self.layer(wide, 1), self.layer(wide, 1)])
+        self.inner = nn.ModuleDict()
+        if more:
+            self.inner["a"], self.inner["b"] = self.layer(more, 1), self.layer(more, 2)
+
+    @staticmethod
+    def layer(taps, stride):
+        """With a batch norm of its own."""
+        return nn.Sequential(nn.Conv1d(4, 4, taps, stride, taps // 2), nn.BatchNorm1d(4))
+
+    def forward(self, x):
+        x = self.stem(x[:, None])
+        x = self.outer[1](torch.relu(self.outer[0](x)))
+        if self.inner:
+            x = self.inner["b"](torch.relu(self.inner["a"](x)))
+        return x.mean(-1)[:, :2]
+
+
+@dataclass(frozen=True)
+class Together(SearchSpace):
+    """One decision for two layers, another for two that may be absent."""
+
+    @property
+    def decisions(self) -> Mapping[str, Sequence[int]]:
+        return {"outer": (1, 3, 5, 7, 9), "inner": (0, 1, 3, 5, 7)}
+
+    @property
+    def default(self):
+        return (3, 0)
+
+    def modules(self, decision):
+        return [f"outer.{i}" for i in range(2)] if decision == "outer" else ["inner.a", "inner.b"]
+
+    def build(self, architecture):
+        indices(self.decisions, architecture)
+        return Shared(*architecture)
+
+
+def test_modules_of_one_decision_add_up_and_absent_ones_cost_nothing():
+    """The cost is a sum in closed form, over two layers for each decision, of which one has a stride."""
+    space, task = Together(), Series()
+    outer, inner = additive(Counting(), "latency", space, task, seed=0).costs
+    assert np.diff(outer) == pytest.approx([1e-9 * 2 * 4 * 4 * 2 * LENGTH] * 4)
+    assert inner[0] == 0
+    for taps, cost in zip((1, 3, 5, 7), inner[1:], strict=True):
+        assert cost == pytest.approx(1e-9 * 4 * 4 * taps * (LENGTH + LENGTH // 2))
+
+
+def test_weights_of_absent_modules_take_no_memory():
+    class Heavy(Counting):
+        metrics = ("memory",)
+
+        def measure(self, metric, candidate):
+            return float(sum(p.nbytes for p in candidate.model.parameters()))
+
+    outer, inner = additive(Heavy(), "memory", Together(), Series(), seed=0).costs
+    assert inner[0] == 0
+    assert inner[1] == pytest.approx(2 * 4 * (4 * 4 + 3 * 4), rel=1e-6)
+    assert np.diff(outer) == pytest.approx([2 * 4 * 4 * 4 * 2] * 4)
+
+
 class Few(Kernels):
     @property
     def decisions(self):
