@@ -6,11 +6,10 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from nasfw import bilevel, diagnostics, mixtures, supernets, training
@@ -35,19 +34,6 @@ log = logging.getLogger("nasfw")
 
 Batch = tuple[Tensor, Any]
 Relax = Callable[[Sequence[Tensor]], Mixture]
-
-Epochs = Annotated[int | None, Field(ge=1, description="supernet epochs; None: as many as the recipe's")]
-Fraction = Annotated[
-    float | None,
-    Field(gt=0, le=1, description="share of the batches per supernet epoch; None: the recipe's"),
-]
-Clip = Annotated[float, Field(gt=0, description="bound on the norm of the weights' gradient")]
-Proposals = Annotated[int, Field(ge=1, description="architectures ranked with inherited weights")]
-Candidates = Annotated[int, Field(ge=1, description="architectures trained from scratch")]
-Eigenvalue = Annotated[
-    int,
-    Field(ge=0, description="epochs between computations of the largest eigenvalue, for the report; 0: none"),
-]
 
 # Architectures drawn uniformly that are rated, to compare with what becomes of them in random search.
 _DRAWN = 16

@@ -23,6 +23,7 @@ _LIGHT = {
     "typing",
     "nasfw.values",
     "nasfw.spaces.limits",
+    "nasfw.strategies.parameters",
 }
 
 

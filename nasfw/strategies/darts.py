@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from nasfw import bilevel, oneshot, training
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
 from nasfw.oneshot import Batch, Search, Work
-
-Order = Literal["first", "second", "implicit"]
-Orders = Annotated[
+from nasfw.strategies.parameters import (
+    Candidates,
+    Clip,
+    Eigenvalue,
+    Epochs,
+    Fraction,
+    MixtureDecay,
+    MixtureRate,
     Order,
-    Field(description="of the hypergradient: without, or with the weights' answer to the mixture"),
-]
-MixtureRate = Annotated[float, Field(gt=0, description="learning rate (Adam) of the mixture's logits")]
-MixtureDecay = Annotated[float, Field(ge=0, description="weight decay of the mixture's logits")]
-Solver = Annotated[Literal["cg", "neumann"], Field(description="of implicit gradients")]
-SolverSteps = Annotated[int, Field(ge=0, description="steps of the implicit gradients' solver")]
+    Orders,
+    Proposals,
+    Solver,
+    SolverSteps,
+)
 
 # Gradients of whole mixtures in a step, the weights' own included.
 WORK = {"first": Work(mixed=2.0), "second": Work(mixed=5.0)}
@@ -46,16 +48,16 @@ class Darts(Strategy):
     """
 
     order: Orders = "first"
-    epochs: oneshot.Epochs = None
-    fraction: oneshot.Fraction = None
+    epochs: Epochs = None
+    fraction: Fraction = None
     mixture_lr: MixtureRate = 3e-4
     mixture_decay: MixtureDecay = 1e-3
     solver: Solver = "cg"
     solver_steps: SolverSteps = 5
-    clip: oneshot.Clip = 5.0
-    proposals: oneshot.Proposals = 24
-    candidates: oneshot.Candidates = 6
-    eigenvalue: oneshot.Eigenvalue = 0
+    clip: Clip = 5.0
+    proposals: Proposals = 24
+    candidates: Candidates = 6
+    eigenvalue: Eigenvalue = 0
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()

@@ -15,7 +15,17 @@ from torch import Tensor
 from nasfw import oneshot, training
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
 from nasfw.oneshot import Search, Work
-from nasfw.strategies.darts import WORK, MixtureDecay, MixtureRate, adam, hypergradient
+from nasfw.strategies.darts import WORK, adam, hypergradient
+from nasfw.strategies.parameters import (
+    Candidates,
+    Clip,
+    Eigenvalue,
+    Epochs,
+    Fraction,
+    MixtureDecay,
+    MixtureRate,
+    Proposals,
+)
 from nasfw.tradeoff import Array
 
 # The paper decides the 14 edges of two kinds of cells in so many rounds.
@@ -40,14 +50,14 @@ class DartsPt(Strategy):
 
     mixture: Annotated[Literal["darts", "blank"], Field(description="how the supernet is trained")] = "darts"
     tune_epochs: Annotated[int, Field(ge=0, description="epochs of tuning after each round")] = 5
-    epochs: oneshot.Epochs = None
-    fraction: oneshot.Fraction = None
+    epochs: Epochs = None
+    fraction: Fraction = None
     mixture_lr: MixtureRate = 3e-4
     mixture_decay: MixtureDecay = 1e-3
-    clip: oneshot.Clip = 5.0
-    proposals: oneshot.Proposals = 24
-    candidates: oneshot.Candidates = 6
-    eigenvalue: oneshot.Eigenvalue = 0
+    clip: Clip = 5.0
+    proposals: Proposals = 24
+    candidates: Candidates = 6
+    eigenvalue: Eigenvalue = 0
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         search, decided = self.train(problem, evaluate)

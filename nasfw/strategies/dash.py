@@ -16,6 +16,7 @@ from nasfw import mixtures, oneshot, training
 from nasfw.contracts import Architecture, Evaluate, Problem, Recipe, Strategy, Trial, Workload
 from nasfw.oneshot import Search, Work
 from nasfw.records import costs
+from nasfw.strategies.parameters import Candidates, Eigenvalue, Epochs, Fraction, Proposals
 
 _WORK = Work(mixed=1.0)
 # Below so many batches an epoch, a recipe of the grid is tried on this share of them.
@@ -45,8 +46,8 @@ class Dash(Strategy):
     5. The candidates are trained from scratch with the best recipe.
     """
 
-    epochs: oneshot.Epochs = None
-    fraction: oneshot.Fraction = None
+    epochs: Epochs = None
+    fraction: Fraction = None
     mixture_optimizer: Annotated[
         Literal["sgd", "adam"], Field(description="of the mixture's logits; sgd has the recipe's momentum")
     ] = "sgd"
@@ -60,9 +61,9 @@ class Dash(Strategy):
         float | None, Field(gt=0, description="normalise each decision's gradient to 1 / grad_scale")
     ] = None
     field_penalty: Annotated[float, Field(ge=0, description="weight of the receptive field")] = 0.0
-    proposals: oneshot.Proposals = 24
-    candidates: oneshot.Candidates = 6
-    eigenvalue: oneshot.Eigenvalue = 0
+    proposals: Proposals = 24
+    candidates: Candidates = 6
+    eigenvalue: Eigenvalue = 0
     lrs: Annotated[tuple[float, ...], Field(description="recipe grid: learning rates")] = ()
     dropouts: Annotated[tuple[float, ...], Field(description="recipe grid: dropout rates")] = ()
     weight_decays: Annotated[tuple[float, ...], Field(description="recipe grid: weight decays")] = ()

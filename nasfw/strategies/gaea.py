@@ -14,6 +14,7 @@ from nasfw import mixtures, oneshot
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
 from nasfw.oneshot import Search, Work
 from nasfw.strategies.darts import hypergradient
+from nasfw.strategies.parameters import Candidates, Clip, Eigenvalue, Epochs, Fraction, Proposals
 
 # No option is given up for good.
 _FLOOR = 1e-5
@@ -30,8 +31,8 @@ class Gaea(Strategy):
     Proposals are made as those of ``darts``.
     """
 
-    epochs: oneshot.Epochs = None
-    fraction: oneshot.Fraction = None
+    epochs: Epochs = None
+    fraction: Fraction = None
     mixture_lr: Annotated[float, Field(gt=0, description="step size of mirror descent")] = 0.1
     adaptive: Annotated[bool, Field(description="divide the step size by the gradient's largest entry")] = (
         False
@@ -41,10 +42,10 @@ class Gaea(Strategy):
     ] = 0.0
     single_level: Annotated[bool, Field(description="train the mixture on the training split too")] = False
     edges: Annotated[bool, Field(description="weights for the edges into a node")] = False
-    clip: oneshot.Clip = 5.0
-    proposals: oneshot.Proposals = 24
-    candidates: oneshot.Candidates = 6
-    eigenvalue: oneshot.Eigenvalue = 0
+    clip: Clip = 5.0
+    proposals: Proposals = 24
+    candidates: Candidates = 6
+    eigenvalue: Eigenvalue = 0
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()

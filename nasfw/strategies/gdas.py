@@ -12,7 +12,16 @@ from torch import Tensor
 from nasfw import mixtures, oneshot
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
 from nasfw.oneshot import Search, Settings, Work
-from nasfw.strategies.darts import MixtureDecay, adam
+from nasfw.strategies.darts import adam
+from nasfw.strategies.parameters import (
+    Candidates,
+    Clip,
+    Eigenvalue,
+    Epochs,
+    Fraction,
+    MixtureDecay,
+    Proposals,
+)
 
 # The step of the mixture computes all options once, without their gradients.
 WORK = Work(mixed=0.4, paths=2.0)
@@ -33,16 +42,16 @@ class Gdas(Strategy):
 
     hot: Annotated[float, Field(gt=0, description="temperature in the first epoch")] = 10.0
     cold: Annotated[float, Field(gt=0, description="temperature in the last epoch")] = 0.1
-    epochs: oneshot.Epochs = None
-    fraction: oneshot.Fraction = None
+    epochs: Epochs = None
+    fraction: Fraction = None
     mixture_lr: Annotated[float, Field(gt=0, description="learning rate (Adam) of the mixture's logits")] = (
         3e-4
     )
     mixture_decay: MixtureDecay = 1e-3
-    clip: oneshot.Clip = 5.0
-    proposals: oneshot.Proposals = 24
-    candidates: oneshot.Candidates = 6
-    eigenvalue: oneshot.Eigenvalue = 0
+    clip: Clip = 5.0
+    proposals: Proposals = 24
+    candidates: Candidates = 6
+    eigenvalue: Eigenvalue = 0
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()

@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from nasfw import mixtures, oneshot
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
 from nasfw.oneshot import Search
-from nasfw.strategies.darts import WORK, MixtureDecay, MixtureRate, adam, hypergradient
+from nasfw.strategies.darts import WORK, adam, hypergradient
+from nasfw.strategies.parameters import (
+    Candidates,
+    Clip,
+    Eigenvalue,
+    Epochs,
+    Fraction,
+    MixtureDecay,
+    MixtureRate,
+    Proposals,
+)
 
 log = logging.getLogger("nasfw")
 
@@ -32,14 +42,14 @@ class PcDarts(Strategy):
     warmup: Annotated[
         float, Field(ge=0, lt=1, description="share of the epochs that train the weights alone")
     ] = 0.3
-    epochs: oneshot.Epochs = None
-    fraction: oneshot.Fraction = None
+    epochs: Epochs = None
+    fraction: Fraction = None
     mixture_lr: MixtureRate = 6e-4
     mixture_decay: MixtureDecay = 1e-3
-    clip: oneshot.Clip = 5.0
-    proposals: oneshot.Proposals = 24
-    candidates: oneshot.Candidates = 6
-    eigenvalue: oneshot.Eigenvalue = 0
+    clip: Clip = 5.0
+    proposals: Proposals = 24
+    candidates: Candidates = 6
+    eigenvalue: Eigenvalue = 0
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()

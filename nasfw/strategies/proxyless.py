@@ -14,6 +14,7 @@ from nasfw import mixtures, oneshot
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
 from nasfw.oneshot import Batch, Search, Work
 from nasfw.strategies.darts import adam
+from nasfw.strategies.parameters import Candidates, Clip, Eigenvalue, Epochs, Fraction, Proposals
 from nasfw.tradeoff import option_costs
 
 
@@ -37,15 +38,15 @@ class Proxyless(Strategy):
     ] = 0.25
     interval: Annotated[int, Field(ge=1, description="steps of the weights for one of the mixture")] = 5
     cost_weight: Annotated[float, Field(ge=0, description="weight of the expected costs in the loss")] = 1.0
-    epochs: oneshot.Epochs = None
-    fraction: oneshot.Fraction = None
+    epochs: Epochs = None
+    fraction: Fraction = None
     mixture_lr: Annotated[float, Field(gt=0, description="learning rate (Adam) of the mixture's logits")] = (
         1e-3
     )
-    clip: oneshot.Clip = 5.0
-    proposals: oneshot.Proposals = 24
-    candidates: oneshot.Candidates = 6
-    eigenvalue: oneshot.Eigenvalue = 0
+    clip: Clip = 5.0
+    proposals: Proposals = 24
+    candidates: Candidates = 6
+    eigenvalue: Eigenvalue = 0
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()

@@ -13,7 +13,16 @@ from pydantic import Field
 from nasfw import oneshot, training
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
 from nasfw.oneshot import Search
-from nasfw.strategies.darts import WORK, MixtureDecay, MixtureRate, adam, hypergradient
+from nasfw.strategies.darts import WORK, adam, hypergradient
+from nasfw.strategies.parameters import (
+    Candidates,
+    Clip,
+    Epochs,
+    Fraction,
+    MixtureDecay,
+    MixtureRate,
+    Proposals,
+)
 
 log = logging.getLogger("nasfw")
 
@@ -43,13 +52,13 @@ class RobustDarts(Strategy):
     ] = None
     decay_factor: Annotated[float, Field(gt=1, description="growth of the weight decay (adapt)")] = 10.0
     rollbacks: Annotated[int, Field(ge=0, description="how often to start anew at most (adapt)")] = 2
-    epochs: oneshot.Epochs = None
-    fraction: oneshot.Fraction = None
+    epochs: Epochs = None
+    fraction: Fraction = None
     mixture_lr: MixtureRate = 3e-4
     mixture_decay: MixtureDecay = 1e-3
-    clip: oneshot.Clip = 5.0
-    proposals: oneshot.Proposals = 24
-    candidates: oneshot.Candidates = 6
+    clip: Clip = 5.0
+    proposals: Proposals = 24
+    candidates: Candidates = 6
 
     @property
     def eigenvalue(self) -> int:

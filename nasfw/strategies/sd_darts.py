@@ -15,7 +15,17 @@ from torch import Tensor
 from nasfw import oneshot
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
 from nasfw.oneshot import Batch, Search, Work
-from nasfw.strategies.darts import MixtureDecay, MixtureRate, adam, hypergradient
+from nasfw.strategies.darts import adam, hypergradient
+from nasfw.strategies.parameters import (
+    Candidates,
+    Clip,
+    Eigenvalue,
+    Epochs,
+    Fraction,
+    MixtureDecay,
+    MixtureRate,
+    Proposals,
+)
 
 
 @dataclass(frozen=True)
@@ -35,14 +45,14 @@ class SdDarts(Strategy):
     teachers: Annotated[int, Field(ge=1, description="how many earlier states vote")] = 3
     interval: Annotated[int, Field(ge=1, description="epochs from one state to the next")] = 2
     temperature: Annotated[float, Field(gt=0, description="of the votes")] = 2.0
-    epochs: oneshot.Epochs = None
-    fraction: oneshot.Fraction = None
+    epochs: Epochs = None
+    fraction: Fraction = None
     mixture_lr: MixtureRate = 3e-4
     mixture_decay: MixtureDecay = 1e-3
-    clip: oneshot.Clip = 5.0
-    proposals: oneshot.Proposals = 24
-    candidates: oneshot.Candidates = 6
-    eigenvalue: oneshot.Eigenvalue = 0
+    clip: Clip = 5.0
+    proposals: Proposals = 24
+    candidates: Candidates = 6
+    eigenvalue: Eigenvalue = 0
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()

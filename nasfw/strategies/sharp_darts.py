@@ -14,7 +14,17 @@ from torch import Tensor
 from nasfw import mixtures, oneshot
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
 from nasfw.oneshot import Search
-from nasfw.strategies.darts import WORK, MixtureDecay, MixtureRate, adam, hypergradient
+from nasfw.strategies.darts import WORK, adam, hypergradient
+from nasfw.strategies.parameters import (
+    Candidates,
+    Clip,
+    Eigenvalue,
+    Epochs,
+    Fraction,
+    MixtureDecay,
+    MixtureRate,
+    Proposals,
+)
 
 
 @dataclass(frozen=True)
@@ -32,14 +42,14 @@ class SharpDarts(Strategy):
         10.0
     )
     max_w: Annotated[bool, Field(description="Max-W regularisation")] = True
-    epochs: oneshot.Epochs = None
-    fraction: oneshot.Fraction = None
+    epochs: Epochs = None
+    fraction: Fraction = None
     mixture_lr: MixtureRate = 3e-4
     mixture_decay: MixtureDecay = 1e-3
-    clip: oneshot.Clip = 5.0
-    proposals: oneshot.Proposals = 24
-    candidates: oneshot.Candidates = 6
-    eigenvalue: oneshot.Eigenvalue = 0
+    clip: Clip = 5.0
+    proposals: Proposals = 24
+    candidates: Candidates = 6
+    eigenvalue: Eigenvalue = 0
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
         self.train(problem, evaluate).finish()

@@ -15,6 +15,7 @@ from nasfw import mixtures, oneshot, progress, training
 from nasfw.contracts import Architecture, Evaluate, Mixture, Problem, Strategy, Workload
 from nasfw.oneshot import Batch, Search, Work
 from nasfw.sampling import distinct
+from nasfw.strategies.parameters import Candidates, Clip, Epochs, Fraction, Proposals
 from nasfw.tradeoff import Array
 
 # One round for so many steps of training.
@@ -38,11 +39,11 @@ class WeightSharing(Strategy):
     samples: Annotated[int, Field(ge=1, description="architectures rated per round")] = 1000
     batches: Annotated[int, Field(ge=1, description="validation batches for the first rating")] = 10
     top: Annotated[int, Field(ge=1, description="of each round, rated on the whole split")] = 10
-    epochs: oneshot.Epochs = None
-    fraction: oneshot.Fraction = None
-    clip: oneshot.Clip = 5.0
-    proposals: oneshot.Proposals = 24
-    candidates: oneshot.Candidates = 6
+    epochs: Epochs = None
+    fraction: Fraction = None
+    clip: Clip = 5.0
+    proposals: Proposals = 24
+    candidates: Candidates = 6
 
     @property
     def eigenvalue(self) -> int:

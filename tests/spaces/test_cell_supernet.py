@@ -14,6 +14,7 @@ from nasfw.spaces.cell import Darts
 from nasfw.spaces.cells import Edge
 from nasfw.spaces.mixed_edges import Gate, MixedEdges, shuffled
 from nasfw.spaces.nasbench201 import NasBench201
+from nasfw.spaces.nasbench201 import _operation as benchmark_operation
 from nasfw.spaces.operations import operation
 from nasfw.spaces.pace import costs
 from nasfw.spaces.robust import S1, S3, S4, S5
@@ -63,37 +64,31 @@ class Oracle:
 
     def __init__(self, space, supernet):
         self.supernet, self.network = supernet, copy.deepcopy(supernet.network)
-        normalisation.restore(self.network)
         for path, mixed in supernet.mixed:
-            self.network.set_submodule(path, Plain(mixed, self._maker(space, mixed)))
+            self.network.set_submodule(path, Plain(mixed, maker(space, mixed)))
+        normalisation.restore(self.network)
         for module in self.network.modules():
             kind = type(module)
             if kind.__module__ == "nasfw.spaces.quick":
-                module.__class__ = kind.__mro__[1]
+                module.__class__ = kind.__base__
         self.network.load_state_dict(supernet.network.state_dict())
 
-    @staticmethod
-    def _maker(space, mixed):
-        channels = next(
-            m for m in mixed.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-        ).num_features
-        dims = len(space.task.input_shape) - 1
-        if isinstance(space, NasBench201):
-            from nasfw.spaces.nasbench201 import _operation
-
-            return lambda name, stride: _operation(name, channels, dims, False).double()
-        return lambda name, stride: operation(name, channels, stride, dims, False).double()
-
     def __call__(self, x, mixture):
-        for (path, mixed), (kind, _) in zip(self.supernet.mixed, self.supernet.edges, strict=False):
-            del kind
+        pairs = list(zip(self.supernet.edges, mixture, strict=True))
+        for path, mixed in self.supernet.mixed:
             plain = self.network.get_submodule(path)
-            plain.weights = {
-                edge: p
-                for (kind, edge), p in zip(self.supernet.edges, mixture, strict=True)
-                if kind == mixed.kind
-            }
+            plain.weights = {edge: p for (kind, edge), p in pairs if kind == mixed.kind}
         return self.network(x)
+
+
+def maker(space, mixed):
+    """Makes the operations of a cell, by name and stride."""
+    channels = next(m for m in mixed.modules() if hasattr(m, "num_features")).num_features
+    dims = len(space.task.input_shape) - 1
+    make = benchmark_operation if isinstance(space, NasBench201) else None
+    return lambda name, stride: (
+        make(name, channels, dims, False) if make else operation(name, channels, stride, dims, False)
+    ).double()
 
 
 @pytest.fixture(autouse=True)
@@ -328,6 +323,24 @@ def test_mixtures_of_another_shape_are_refused(task):
     for mixture in (uniform(space.decisions)[1:], [torch.ones(2) / 2] * 4):
         with pytest.raises(ValueError, match="one vector for each decision"):
             supernet(torch.zeros(1, *space.task.input_shape), mixture)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine")
+def test_a_card_gives_the_processors_outputs_and_gradients(space):
+    """In double precision; there, torch's own layers are taken."""
+    supernet = space.supernet().double()
+    other = copy.deepcopy(supernet).cuda()
+    x, mixture = torch.randn(5, *space.task.input_shape, dtype=torch.float64), soft(space)
+    moved = [p.detach().cuda().requires_grad_() for p in mixture]
+    here, there = supernet(x, mixture), other(x.cuda(), moved)
+    close(there.cpu(), here)
+    mine, true = (
+        gradients(y, [*m, *net.parameters()])
+        for y, m, net in ((there, moved, other), (here, mixture, supernet))
+    )
+    for a, b in zip(mine, true, strict=True):
+        close(a.cpu(), b)
 
 
 # Partial channels.
