@@ -14,7 +14,7 @@ from nasfw.contracts import Architecture, Junction, Option, SearchSpace, Task
 from nasfw.mixtures import indices
 from nasfw.spaces.backbones import head, is_dense
 from nasfw.spaces.cell_supernet import CellSupernet
-from nasfw.spaces.cells import Cell, CellNetwork, Chain, DropPath, Edge, Edges, Second, edges, fits
+from nasfw.spaces.cells import Cell, CellNetwork, Chain, DropPath, Edge, Edges, Second, divide, edges, fits
 from nasfw.spaces.mixed_edges import MixedEdges
 from nasfw.spaces.operations import (
     CONVOLUTIONS,
@@ -28,7 +28,6 @@ from nasfw.spaces.operations import (
     usual,
 )
 from nasfw.spaces.pace import costs
-from nasfw.values import UsageError
 
 _KINDS = ("normal", "reduce")
 _INPUTS, _KEPT, _STEM = 2, 2, 3
@@ -85,11 +84,7 @@ class CellSpace(SearchSpace):
 
     def __post_init__(self) -> None:
         """Refuse channels that cannot be divided."""
-        if self.channels % self.partial_channels:
-            raise UsageError(
-                f"{self.channels} channels cannot be divided into {self.partial_channels} equal parts; "
-                "choose channels or partial_channels otherwise"
-            )
+        divide(self.channels, self.partial_channels)
 
     @abstractmethod
     def operations_on(self, kind: str, position: int) -> Sequence[str]:

@@ -30,7 +30,13 @@ class CellSupernet(Supernet):
         build: Callable[[Architecture], nn.Module],
     ) -> None:
         super().__init__()
-        self.network, self.decisions, self.edges, self.build = network, dict(decisions), list(edges), build
+        self.network, self.decisions, self.edges = network, dict(decisions), list(edges)
+
+        def built(architecture: Architecture) -> nn.Module:
+            return build(architecture)
+
+        # A function is not copied with the supernet; a method would be, with the space and its data.
+        self.build = built
         quicken(network)
 
     @property
@@ -67,8 +73,7 @@ class CellSupernet(Supernet):
             closed = frozenset(k for k, _ in enumerate(names) if next(zeros))
             learned = p.requires_grad and torch.is_grad_enabled()
             computed = (k for k, name in enumerate(names) if name != NONE and (learned or k not in closed))
-            weights, passes = p.to(x), learned or len(closed) < len(names)
-            found[kind][edge] = Gate(weights, tuple(computed), closed, weights.sum() if passes else None)
+            found[kind][edge] = Gate(p.to(x), tuple(computed), closed, learned or len(closed) < len(names))
         return found
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nasfw.contracts import Task
 from nasfw.flops import count_layers, forward_flops
 from nasfw.spaces.operations import AVERAGES, CONVOLUTIONS, NORMS, zero
+from nasfw.values import UsageError
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,15 @@ _ADAPTED: Mapping[int, type[nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d]] = {
     1: nn.AdaptiveAvgPool1d,
     2: nn.AdaptiveAvgPool2d,
 }
+
+
+def divide(channels: int, parts: int) -> None:
+    """UsageError unless the channels can be divided into so many equal parts."""
+    if channels % parts:
+        raise UsageError(
+            f"{channels} channels cannot be divided into {parts} equal parts; choose channels or "
+            "partial_channels otherwise"
+        )
 
 
 # To start a layer takes a processor as long as so many operations of one sample of a batch.

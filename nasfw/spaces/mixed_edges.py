@@ -21,14 +21,14 @@ Make = Callable[[str, int], nn.Module]
 class Gate:
     """An edge's weights for its options.
 
-    ``computed`` are those whose output is needed, ``closed`` those whose weight is zero. ``passes`` is the
-    weight of channels that are not mixed; None if it is zero.
+    ``computed`` are those whose output is needed, ``closed`` those whose weight is zero. ``passes`` says
+    whether channels that are not mixed are needed, too.
     """
 
     weights: Tensor
     computed: tuple[int, ...]
     closed: frozenset[int]
-    passes: Tensor | None
+    passes: bool
 
 
 class State:
@@ -140,10 +140,10 @@ class MixedEdges(nn.ModuleDict):
 
     def _passing(self, edge: Edge, state: State) -> Iterator[Tensor]:
         """What the channels that are not mixed add to the node."""
-        passes = self.gates[edge].passes
-        if passes is not None:
+        gate = self.gates[edge]
+        if gate.passes:
             strides = self._stride(edge) > 1
-            yield (state.output(self.shrink, state.rest) if strides else state.rest) * passes
+            yield (state.output(self.shrink, state.rest) if strides else state.rest) * gate.weights.sum()
 
 
 def shuffled(x: Tensor, groups: int) -> Tensor:

@@ -17,7 +17,7 @@ from nasfw.contracts import Architecture, Junction, Option, SearchSpace, Task
 from nasfw.mixtures import indices
 from nasfw.spaces.backbones import head, is_dense
 from nasfw.spaces.cell_supernet import CellSupernet
-from nasfw.spaces.cells import Cell, CellNetwork, Edges, edges, fits
+from nasfw.spaces.cells import Cell, CellNetwork, Edges, divide, edges, fits
 from nasfw.spaces.mixed_edges import MixedEdges
 from nasfw.spaces.operations import AVERAGES, CONVOLUTIONS, NONE, NORMS, SKIP, convolved
 from nasfw.spaces.pace import costs
@@ -53,11 +53,7 @@ class NasBench201(SearchSpace):
 
     def __post_init__(self) -> None:
         """Refuse channels that cannot be divided."""
-        if self.channels % self.partial_channels:
-            raise UsageError(
-                f"{self.channels} channels cannot be divided into {self.partial_channels} equal parts; "
-                "choose channels or partial_channels otherwise"
-            )
+        divide(self.channels, self.partial_channels)
 
     @property
     def decisions(self) -> Mapping[str, Sequence[Option]]:

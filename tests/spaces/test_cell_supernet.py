@@ -169,8 +169,8 @@ def test_a_one_hot_mixture_is_that_operation(task):
         one = torch.eye(3, dtype=torch.float64)[k]
         nothing = torch.zeros(3, dtype=torch.float64)
         inner.gates = {
-            Edge(2, 0): Gate(one, (k,), frozenset({0, 1, 2} - {k}), None),
-            Edge(2, 1): Gate(nothing, (), frozenset({0, 1, 2}), None),
+            Edge(2, 0): Gate(one, (k,), frozenset({0, 1, 2} - {k}), False),
+            Edge(2, 1): Gate(nothing, (), frozenset({0, 1, 2}), False),
         }
         close(inner([a, b])[0], inner["2_0"][name](a))
 
@@ -313,6 +313,8 @@ def test_a_supernet_can_be_copied_after_use(task):
     supernet = space.supernet()
     supernet(torch.randn(2, *space.task.input_shape), soft(space))
     copied = copy.deepcopy(supernet).eval()
+    # The space would take its task's data along.
+    assert copied.build is supernet.build
     x = torch.randn(2, *space.task.input_shape)
     assert torch.equal(copied(x, uniform(space.decisions)), supernet.eval()(x, uniform(space.decisions)))
 
@@ -380,9 +382,7 @@ def test_channels_that_are_not_mixed_pass_by(size, stride):
         module.__class__ = normalisation._QUICK.get(type(module), type(module))
     a, b = torch.randn(2, 3, 8, *size, dtype=torch.float64)
     weights = torch.tensor([[0.2, 0.5, 0.1], [0.3, 0.0, 0.4]], dtype=torch.float64)
-    inner.gates = {
-        edge: Gate(w, (1, 2), frozenset(), w.sum()) for edge, w in zip(options, weights, strict=True)
-    }
+    inner.gates = {edge: Gate(w, (1, 2), frozenset(), True) for edge, w in zip(options, weights, strict=True)}
     pool = (torch.nn.functional.max_pool1d, torch.nn.functional.max_pool2d)[dims - 1]
     mixed, passed = 0, 0
     for x, key, w in zip((a, b), ("2_0", "2_1"), weights, strict=True):
