@@ -120,9 +120,9 @@ class Supernet(nn.Module, ABC):
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
         """Output under ``mixture``; one-hot weights give the standalone network's output.
 
-        The output is linear in each decision's weights, which usually sum to 1. The weights of the options
-        may be left without gradient where the mixture has a zero; the mixture's own gradient is exact for
-        every option, if it needs one.
+        A decision's weights, which usually sum to 1, multiply what its options compute wherever it is used.
+        The weights of the options may be left without gradient where the mixture has a zero; the mixture's
+        own gradient is exact for every option, if it needs one.
         """
 
     @abstractmethod

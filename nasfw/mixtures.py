@@ -35,13 +35,6 @@ def uniform(decisions: Decisions) -> list[Tensor]:
     return [torch.full((len(options),), 1.0 / len(options)) for options in decisions.values()]
 
 
-def discretise(decisions: Decisions, weights: Iterable[Tensor]) -> Architecture:
-    """The option of largest weight (or logit) of every decision; the first among equals."""
-    return tuple(
-        options[int(torch.argmax(w.detach()))] for options, w in zip(decisions.values(), weights, strict=True)
-    )
-
-
 def softmax(logits: Sequence[Tensor]) -> list[Tensor]:
     """The softmax of each decision's logits, for all decisions of one length at once."""
     found = list(logits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -116,11 +116,10 @@ class Search:
         settings: Settings,
         work: Work,
         space: SearchSpace | None = None,
-        recipe: Recipe | None = None,
     ) -> None:
         self.problem, self.evaluate, self.settings, self.work = problem, evaluate, settings, work
         self.task, self.compute = problem.task, problem.compute
-        self.recipe = recipe or recipe_of(problem, settings)
+        self.recipe = recipe_of(problem, settings)
         self.supernet = (space or problem.space).supernet().to(self.compute)
         self.clock = supernets.started(self.compute)
         self.names = [name for name, _ in self.supernet.named_parameters()]
@@ -203,10 +202,9 @@ class Search:
         # What comes draws as it would have done without a restart.
         self.epoch = count
 
-    def spend(self, epochs: float, work: Work | None = None) -> bool:
+    def spend(self, epochs: float) -> bool:
         """Charge the budget with so many epochs; False once it is used up."""
-        work = work or self.work
-        cost = work.mixed * self.supernet.cost + work.paths * self.supernet.path_cost
+        cost = self.work.mixed * self.supernet.cost + self.work.paths * self.supernet.path_cost
         return self.evaluate.spend(epochs * self.recipe.fraction * cost)
 
     def batches(self) -> Iterator[Batch]:
@@ -289,16 +287,19 @@ class Search:
         return found
 
     @torch.no_grad()
-    def judged(self, mixture: Mixture) -> tuple[float, float]:
-        """Error and loss of a mixture on the whole validation split, with the statistics of each batch."""
+    def judged(self, mixture: Mixture, batches: Iterable[Batch] | None = None) -> tuple[float, float]:
+        """Error and loss of a mixture on the whole validation split, or on ``batches`` alone.
+
+        With the statistics of each batch.
+        """
         outputs, targets, losses = [], [], []
         with self.statistics_kept():
-            for x, y in self.task.batches("valid"):
+            for x, y in self.task.batches("valid") if batches is None else batches:
                 outputs.append(self.supernet(x.to(self.compute), mixture).cpu())
-                targets.append(y)
-                losses.append(float(self.task.loss(outputs[-1], y)) * len(x))
-        total = sum(losses) / max(1, self.task.size("valid"))
-        return float(self.task.error(torch.cat(outputs), torch.cat(targets))), total
+                targets.append(y.cpu())
+                losses.append(float(self.task.loss(outputs[-1], targets[-1])) * len(x))
+        output, target = torch.cat(outputs), torch.cat(targets)
+        return float(self.task.error(output, target)), sum(losses) / len(output)
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         """The gradient of ``loss`` with respect to ``outer``; zeros where it does not depend on it."""
@@ -322,16 +323,18 @@ class Search:
             preferred = self.problem.space.discretise(rows)
             moment = replace(
                 moment,
-                entropy=diagnostics.entropy([r.index_select(0, k).tolist() for r, k in self._mixed(rows)]),
+                entropy=diagnostics.entropy(self._options(rows)),
                 skips=self.skips(preferred),
                 preferred=preferred,
             )
         moments.append(moment)
         self._report().write(self.problem.folder)
 
-    def _mixed(self, rows: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _options(self, rows: Sequence[Tensor]) -> Iterator[list[float]]:
+        """The weights of the options that may be mixed."""
         for row, kept in zip(rows, self.mixed, strict=True):
-            yield row, torch.tensor(kept, device=row.device)
+            weights = row.tolist()
+            yield [weights[k] for k in kept]
 
     def skips(self, architecture: Architecture) -> float | None:
         """Share of skip connections among the edges of ``architecture``; None if the space has none."""
@@ -378,12 +381,13 @@ class Search:
             return []
         drawn = list(distinct(problem.space, np.random.default_rng(problem.seed), _DRAWN))
         rated = list(dict.fromkeys([*drawn, *chosen]))
+        fresh = [a for a in rated if quality.name not in judge.known.get(a, {})]
         values = judge.rate(rated, [quality], "rating with inherited weights")
         names = list(problem.space.decisions)
         found = [
             Rating(dict(zip(names, a, strict=True)), float(v[quality.name]), a in drawn) for a, v in values
         ]
-        self.evaluate.spend(len(rated) * judge.passes)
+        self.evaluate.spend(len(fresh) * judge.passes)
         return found
 
 

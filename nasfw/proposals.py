@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -35,10 +35,11 @@ _BETWEEN = 2
 
 @dataclass(frozen=True)
 class Judge:
-    """Rates architectures with the weights of a trained supernet."""
+    """Rates architectures with the weights of a trained supernet, each once; ``known`` has its ratings."""
 
     problem: Problem
     supernet: Supernet
+    known: dict[Architecture, dict[str, float]] = field(default_factory=dict)
 
     def candidate(self, architecture: Architecture) -> Candidate:
         """The network with the supernet's weights and batch statistics of its own.
@@ -69,10 +70,13 @@ class Judge:
         with progress.track(what, len(architectures)) as bar:
             for architecture in architectures:
                 bar.advance()
-                candidate = self.candidate(architecture)
+                known = self.known.setdefault(architecture, {})
+                missing = [o for o in objectives if o.name not in known]
                 # With inherited weights a network may well overflow; its own training decides about it.
                 with suppress(Diverged, Unsupported):
-                    yield architecture, self._values(candidate, objectives, tables)
+                    if missing:
+                        known |= self._values(self.candidate(architecture), missing, tables)
+                    yield architecture, {o.name: known[o.name] for o in objectives}
 
     def _values(
         self,
@@ -147,17 +151,16 @@ def choose(
     gains: Sequence[Array],
     proposals: int,
     candidates: int,
-    found: Sequence[Architecture] = (),
+    found: Sequence[Architecture],
 ) -> list[Architecture]:
     """The architectures to train from scratch, at most ``candidates``.
 
-    The preferred one (the first of ``found``, or by the gains), the plain backbone, the two ``cautious``
+    The preferred one (the first of ``found``), the plain backbone, the two ``cautious``
     ones; then of the rest of ``found`` and the ``proposals``, ranked with the supernet's weights, those that
     keep the most hypervolume, and two that are cheaper than these.
     """
     problem = judge.problem
-    best = found[0] if found else problem.space.discretise([g.tolist() for g in gains])
-    must = list(dict.fromkeys([best, problem.space.default, *cautious(problem, gains)]))
+    must = list(dict.fromkeys([found[0], problem.space.default, *cautious(problem, gains)]))
     if len(must) >= candidates:
         return must[:candidates]
     offered = list(dict.fromkeys([*found, *propose(problem, gains, proposals)]))

@@ -20,6 +20,7 @@ from nasfw.strategies.parameters import (
     Epochs,
     Fraction,
     MixtureDecay,
+    MixtureRate,
     Proposals,
 )
 
@@ -44,9 +45,7 @@ class Gdas(Strategy):
     cold: Annotated[float, Field(gt=0, description="temperature in the last epoch")] = 0.1
     epochs: Epochs = None
     fraction: Fraction = None
-    mixture_lr: Annotated[float, Field(gt=0, description="learning rate (Adam) of the mixture's logits")] = (
-        3e-4
-    )
+    mixture_lr: MixtureRate = 3e-4
     mixture_decay: MixtureDecay = 1e-3
     clip: Clip = 5.0
     proposals: Proposals = 24

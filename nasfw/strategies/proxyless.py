@@ -14,7 +14,7 @@ from nasfw import mixtures, oneshot
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
 from nasfw.oneshot import Batch, Search, Work
 from nasfw.strategies.darts import adam
-from nasfw.strategies.parameters import Candidates, Clip, Eigenvalue, Epochs, Fraction, Proposals
+from nasfw.strategies.parameters import Candidates, Clip, Eigenvalue, Epochs, Fraction, MixtureRate, Proposals
 from nasfw.tradeoff import option_costs
 
 
@@ -40,9 +40,7 @@ class Proxyless(Strategy):
     cost_weight: Annotated[float, Field(ge=0, description="weight of the expected costs in the loss")] = 1.0
     epochs: Epochs = None
     fraction: Fraction = None
-    mixture_lr: Annotated[float, Field(gt=0, description="learning rate (Adam) of the mixture's logits")] = (
-        1e-3
-    )
+    mixture_lr: MixtureRate = 1e-3
     clip: Clip = 5.0
     proposals: Proposals = 24
     candidates: Candidates = 6

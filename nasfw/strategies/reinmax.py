@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import Field
 from torch import Tensor
 
 from nasfw import mixtures, oneshot
@@ -20,6 +18,7 @@ from nasfw.strategies.parameters import (
     Epochs,
     Fraction,
     MixtureDecay,
+    MixtureRate,
     Proposals,
 )
 
@@ -35,9 +34,7 @@ class ReinMax(Strategy):
 
     epochs: Epochs = None
     fraction: Fraction = None
-    mixture_lr: Annotated[float, Field(gt=0, description="learning rate (Adam) of the mixture's logits")] = (
-        3e-4
-    )
+    mixture_lr: MixtureRate = 3e-4
     mixture_decay: MixtureDecay = 1e-3
     clip: Clip = 5.0
     proposals: Proposals = 24

@@ -8,7 +8,6 @@ from itertools import islice
 from typing import Annotated
 
 import numpy as np
-import torch
 from pydantic import Field
 
 from nasfw import mixtures, oneshot, progress, training
@@ -88,7 +87,7 @@ class WeightSharing(Strategy):
                 drawn = list(distinct(space, rng, samples))
                 for architecture in drawn:
                     if architecture not in rough:
-                        rough[architecture] = judged(search, batches, path(search, architecture))
+                        rough[architecture] = search.judged(path(search, architecture), batches)
                     bar.advance()
                 best = sorted(drawn, key=lambda a: rough[a])[: self.top]
                 exact |= {a: search.judged(path(search, a)) for a in best if a not in exact}
@@ -104,19 +103,6 @@ def path(search: Search, architecture: Architecture) -> Mixture:
     """The one-hot mixture of an architecture where the search computes."""
     chosen = mixtures.one_hot(search.problem.space.decisions, architecture)
     return [row.to(search.compute) for row in chosen]
-
-
-@torch.no_grad()
-def judged(search: Search, batches: Sequence[Batch], mixture: Mixture) -> tuple[float, float]:
-    """Error and mean loss on some validation batches."""
-    outputs, targets, losses = [], [], []
-    with search.statistics_kept():
-        for x, y in batches:
-            output = search.supernet(x, mixture)
-            losses.append(float(search.task.loss(output, y)))
-            outputs.append(output.cpu())
-            targets.append(y.cpu())
-    return search.task.error(torch.cat(outputs), torch.cat(targets)), float(np.mean(losses))
 
 
 def worth(search: Search, ratings: dict[Architecture, tuple[float, float]]) -> list[Array]:

@@ -28,7 +28,6 @@ from nasfw.contracts import (
 )
 from nasfw.engine import Budget, search
 from nasfw.executors import Serial
-from nasfw.mixtures import discretise
 from nasfw.records import Records, front
 from nasfw.strategies.dash import Dash
 from nasfw.testing import Free, Price, ToySpace, ToyTask, Wrong
@@ -173,7 +172,7 @@ def test_the_mixture_learns_which_option_is_useful(tmp_path, optimizer):
     p = problem(tmp_path, task=task, space=ToySpace(task, (0.0, 1.0)))
     torch.manual_seed(p.seed)
     logits = list(Dash(mixture_optimizer=optimizer).train(p, Free()).outer)
-    assert discretise(p.space.decisions, logits) == (1.0, 1.0)
+    assert p.space.discretise(logits) == (1.0, 1.0)
     assert all(torch.softmax(a, 0)[1] > 0.6 for a in logits)
 
 
@@ -183,7 +182,7 @@ def test_the_mixture_learns_not_to_use_what_is_harmful(tmp_path):
     p = problem(tmp_path, task=task, space=ToySpace(task, (1.0, 0.0)))
     torch.manual_seed(p.seed)
     logits = list(Dash().train(p, Free()).outer)
-    assert discretise(p.space.decisions, logits) == (1.0, 1.0)
+    assert p.space.discretise(logits) == (1.0, 1.0)
 
 
 def test_supernet_training_is_charged_by_its_cost_also_after_a_restart(tmp_path):

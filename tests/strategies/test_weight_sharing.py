@@ -11,7 +11,7 @@ import torch
 from nasfw.contracts import Problem
 from nasfw.oneshot import Search, Work
 from nasfw.sampling import distinct
-from nasfw.strategies.weight_sharing import WeightSharing, judged, path, worth
+from nasfw.strategies.weight_sharing import WeightSharing, path, worth
 from nasfw.testing import Free, ToyCells, ToySpace, ToyTask, Wrong
 
 
@@ -123,7 +123,7 @@ def test_the_best_of_a_round_are_those_with_the_best_first_ratings(tmp_path):
     strategy = WeightSharing(epochs=2, rounds=1, samples=50, batches=1, top=5)
     search = trained(strategy, p)
     batches = list(islice(search.valid_batches(), 1))
-    ratings = {a: judged(search, batches, path(search, a)) for a in rounds_of(p, 1, 50)[0]}
+    ratings = {a: search.judged(path(search, a), batches) for a in rounds_of(p, 1, 50)[0]}
     ranked, _ = strategy.select(search)
     assert set(ranked) == set(sorted(ratings, key=ratings.get)[:5])
 
