@@ -32,6 +32,7 @@ SHIPPED = {
         "evolution": "nasfw.strategies.evolution:Evolution",
         "gaea": "nasfw.strategies.gaea:Gaea",
         "gdas": "nasfw.strategies.gdas:Gdas",
+        "given": "nasfw.strategies.given:Given",
         "pc_darts": "nasfw.strategies.pc_darts:PcDarts",
         "proxyless": "nasfw.strategies.proxyless:Proxyless",
         "random": "nasfw.strategies.random:RandomSearch",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nasfw import junctions
+from nasfw import junctions, notation
 from nasfw.junctions import Junction
 from nasfw.values import (
     Architecture,
@@ -108,13 +109,15 @@ class Task(ABC):
 class Supernet(nn.Module, ABC):
     """One network that holds every architecture of a space.
 
-    ``cost`` is the time of one training step in steps of an average architecture of the space, and
-    ``path_cost`` that of a step under a one-hot mixture; the engine needs them to give random search the same
-    budget.
+    ``cost`` is the time of one training step in steps of an average architecture of the space, ``path_cost``
+    that of a step under the mixture of one architecture, and ``drawn_cost`` under a one-hot mixture that has
+    an option also on the edges that architectures leave out (None: as ``path_cost``); the engine needs them
+    to give random search the same budget.
     """
 
     cost: float = 1.0
     path_cost: float = 1.0
+    drawn_cost: float | None = None
 
     @abstractmethod
     def forward(self, x: Tensor, mixture: Mixture) -> Tensor:
@@ -128,6 +131,13 @@ class Supernet(nn.Module, ABC):
     @abstractmethod
     def weights(self, architecture: Architecture) -> Mapping[str, Tensor]:
         """State that ``build(architecture)`` loads to compute what the one-hot mixture computes."""
+
+    def only(self, options: Sequence[Sequence[int]]) -> AbstractContextManager[None]:
+        """In here, of each decision only these options matter: others have weight zero and no gradient.
+
+        A supernet that computes options one by one can save the others; by default none is saved.
+        """
+        return nullcontext()
 
     def fields(self) -> Sequence[Tensor]:
         """Receptive field of every option in samples per axis, decision by decision, for penalties on it."""
@@ -212,6 +222,14 @@ class SearchSpace(ABC):
         """The architecture of the largest sum of scores: weights, logits or gains, decision by decision."""
         rows = [s.detach().tolist() if isinstance(s, Tensor) else s for s in scores]
         return junctions.best(self.decisions, self.junctions, rows)
+
+    def text(self, architecture: Architecture) -> str:
+        """The architecture as its field writes it; by default, and for any space, "name=option, ..."."""
+        return notation.text(dict(zip(self.decisions, architecture, strict=True)))
+
+    def parse(self, text: str) -> Architecture:
+        """The architecture that ``text`` writes so; UsageError if it is none of these decisions."""
+        return notation.parse(self.decisions, text)
 
 
 @dataclass

@@ -17,7 +17,8 @@ class Network:
 
     ``validation`` holds the search's values, if it was searched; ``values`` the final ones on the test split,
     one per seed, or the search's where no final training was done. ``measured`` has the details of those that
-    were measured, which are the same for every seed.
+    were measured, which are the same for every seed. ``text`` is the architecture in its space's own
+    notation, if that has one.
     """
 
     space: str
@@ -28,6 +29,7 @@ class Network:
     values: Mapping[str, tuple[float, ...]]
     validation: Mapping[str, float] | None = None
     measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    text: str | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -50,6 +52,7 @@ class Network:
             "name": self.name,
             "space": self.space,
             "choices": dict(self.choices),
+            **({"text": self.text} if self.text is not None else {}),
             "recipe": asdict(self.recipe),
             "keys": list(self.keys),
             "seeds": list(self.seeds),
@@ -76,6 +79,7 @@ def joined(final: Sequence[Record], searched: Sequence[Record]) -> dict[tuple[ob
             values={name: tuple(r.values[name] for r in group) for name in group[0].values},
             validation=validation.get((group[0].space, group[0].architecture)),
             measured=group[0].measured,
+            text=group[0].text,
         )
         for identity, group in groups.items()
     }
@@ -111,4 +115,5 @@ def searched(record: Record) -> Network:
         values={name: (value,) for name, value in record.values.items()},
         validation=record.values,
         measured=record.measured,
+        text=record.text,
     )

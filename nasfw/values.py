@@ -112,7 +112,8 @@ class Record:
 
     ``choices`` is the architecture, decision by decision; ``values`` are the objectives' values as a person
     expects them (accuracy up, seconds, bytes); ``measured`` has the details of those that were measured, as
-    ``Measured`` names them; ``error`` says why a failed trial has no values.
+    ``Measured`` names them; ``error`` says why a failed trial has no values. ``text`` is the architecture in
+    its space's own notation, if that has one.
     """
 
     key: str
@@ -125,6 +126,7 @@ class Record:
     seconds: float
     error: str | None = None
     measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    text: str | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -149,6 +151,7 @@ class Record:
             "seconds": self.seconds,
             "error": self.error,
             **({"measured": {k: dict(v) for k, v in self.measured.items()}} if self.measured else {}),
+            **({"text": self.text} if self.text is not None else {}),
         }
         return json.dumps(content, allow_nan=False)
 

@@ -396,6 +396,32 @@ def test_without_yardsticks_nothing_is_compared():
     assert not Path("found/random").exists()
 
 
+def test_an_architecture_that_is_named_is_trained_and_shown_in_its_notation():
+    np.savez("maps.npz", **arrays("images"))
+    named = (
+        "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1)], normal_concat=range(2, 3), "
+        "reduce=[('max_pool_3x3', 0), ('sep_conv_3x3', 1)], reduce_concat=range(2, 3))"
+    )
+    settings = ("task=maps.npz", "spaces=s5", "spaces.channels=4", "strategy=given", "recipe.epochs=1")
+    settings += ("final.seeds=1", "yardsticks=[plain]", "folder=found", *COUNTED)
+    assert "'normal 2<-0' cannot be conv" in refused(
+        "run", *settings, "strategy.architectures=normal 2<-0=conv"
+    )
+    result = nasfw("run", *settings, f"strategy.architectures={named}")
+    assert result.exit_code == 0, result.output
+    shown = nasfw("show", "found").stdout
+    assert named in shown.splitlines()
+    data = json.loads(nasfw("show", "found", "--json").stdout)
+    assert data["trials"] == 1
+    assert data["pick"]["text"] == named
+    assert named in nasfw("pick", "found", "--no-export").stdout.splitlines()
+    records = without_seconds("found/records.jsonl")
+    Path("found/records.jsonl").write_text("")
+    again = nasfw("run", *settings, f"strategy.architectures={named}")
+    assert again.exit_code == 0, again.output
+    assert without_seconds("found/records.jsonl") == records
+
+
 def test_random_search_is_not_compared_with_itself():
     result = nasfw("run", "task=my.npz", "folder=found", *RANDOM)
     assert result.exit_code == 0

@@ -60,6 +60,7 @@ SMALL = {
         "darts_pt": {"epochs": 2, "tune_epochs": 1, "candidates": 3},
         "gaea": {"epochs": 2, "candidates": 3},
         "gdas": {"epochs": 2, "candidates": 3},
+        "given": {"architectures": ("first=1.0, second=2.0", {"first": 2.0, "second": 2.0})},
         "pc_darts": {"epochs": 2, "candidates": 3},
         "proxyless": {"epochs": 2, "candidates": 3},
         "reinmax": {"epochs": 2, "candidates": 3},

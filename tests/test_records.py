@@ -69,6 +69,7 @@ records = st.builds(
     seconds=positive,
     error=st.none() | st.text(),
     measured=st.dictionaries(names, details, max_size=3),
+    text=st.none() | st.text(),
 )
 
 

@@ -210,6 +210,20 @@ def test_names_of_networks_tell_architectures_and_recipes_apart(tmp_path):
     assert len(one.name) == 8
 
 
+def test_an_architecture_in_its_notation_goes_with_its_network(tmp_path):
+    """In the search and after it; where there is none, nothing stands in its place."""
+    drawn = [replace(r, text=f"<{r.choices['conv']}>") for r in FOUND]
+    ends = [replace(r, text=f"<{r.choices['conv']}>") for r in trained()]
+    for name, records in (("search", drawn), ("final", [*drawn, *ends])):
+        outcome = read(folder_of(tmp_path / name, *records))
+        assert outcome.phase == name
+        assert outcome.pick.text == "<good>"
+        assert {n["text"] for n in outcome.plain_data()["front"]} == {"<good>", "<small>"}
+    old = read(folder_of(tmp_path / "old", *FOUND, *trained()))
+    assert old.pick.text is None
+    assert "text" not in old.plain_data()["pick"]
+
+
 def test_the_pick_may_be_the_plain_backbone_itself(tmp_path):
     """It is trained once, and is its own yardstick."""
     outcome = read(folder_of(tmp_path, searched("plain", 0.9, 20.0), final("plain", 0.8, 40.0)))

@@ -186,6 +186,25 @@ def test_a_record_says_what_was_done(tmp_path):
     assert r.seconds > 0
 
 
+@dataclass(frozen=True)
+class Noted(ToySpace):
+    """With a notation of its own for all but the default."""
+
+    def text(self, architecture):
+        return super().text(architecture) if architecture == self.default else f"<{architecture[0]}>"
+
+
+def test_a_record_has_the_text_of_spaces_with_a_notation(tmp_path):
+    def said(space, t, *objectives):
+        return evaluate_trial(setting(tmp_path, *objectives, space=space), t, {}, "").text
+
+    noted = Noted(ToyTask())
+    assert said(noted, trial(), Echo()) == "<1.0>"
+    assert said(noted, trial(), Raises()) == "<1.0>"
+    assert said(noted, Trial(noted.default, Recipe()), Echo()) is None
+    assert said(ToySpace(ToyTask()), trial(), Echo()) is None
+
+
 def test_the_seed_decides_the_values(tmp_path):
     def errors(seed):
         s = setting(tmp_path / str(seed), Wrong())

@@ -76,7 +76,7 @@ def record(**changes):
 
 
 def test_record_survives_json():
-    for r in (record(), record(values={}, error="out of memory", phase="final")):
+    for r in (record(), record(values={}, error="out of memory", phase="final"), record(text="|a~0|")):
         assert Record.from_json(r.to_json()) == r
         assert Record.from_json(r.to_json().encode()) == r
 
@@ -87,6 +87,12 @@ def test_a_record_is_one_line_of_strict_json():
     assert line.isascii()
     assert not set(line) & set("\n\r")
     assert json.loads(line)["recipe"] == {**asdict(r.recipe), "milestones": [3, 5]}
+
+
+def test_only_an_architecture_in_a_notation_of_its_own_is_written_as_text():
+    """So records from before there was such a thing are read, and written as they were."""
+    assert "text" not in json.loads(record().to_json())
+    assert json.loads(record(text="|a~0|").to_json())["text"] == "|a~0|"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

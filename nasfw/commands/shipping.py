@@ -155,7 +155,7 @@ def _choice(choice: Choice, result: Result) -> RenderableType:
         table,
         *([Text(f"... and {rest} more; --json shows all.")] if rest else []),
         Text(f"* {choice.why}"),
-        Text(f"Its choices: {words.choices(choice.network)}"),
+        *words.described(choice.network, "Its choices"),
     )
 
 

@@ -13,7 +13,7 @@ from nasfw.display import format_seconds, format_value, front_table, text_table
 from nasfw.networks import Network
 from nasfw.reports.oneshot import alarms, course
 from nasfw.reports.verdict import is_plain, verdict
-from nasfw.reports.words import choices, count, label, place, runtime
+from nasfw.reports.words import count, described, label, place, runtime
 from nasfw.results import EXPORT, Result
 from nasfw.values import Measure
 
@@ -45,9 +45,10 @@ def outcome(result: Result, layers: bool = False) -> RenderableType:
         parts.append(Text(f"... and {len(result.front) - _SHOWN} more; --json shows all."))
     parts.append(Text(_counts(result)))
     if result.pick is not None:
-        what = "the plain backbone as it is" if unchanged else choices(result.pick)
         other = "" if result.pick in result.front else ", though not on the test split"
-        parts.append(Text(f"* best on the validation split{other}: {what}"))
+        best = f"* best on the validation split{other}"
+        plain = Text(f"{best}: the plain backbone as it is")
+        parts += [plain] if unchanged else described(result.pick, best)
     said = [Text(said, style="bold")] if (said := verdict(result)) else []
     warned = [alarm for space, found in result.diagnoses.items() for alarm in alarms(space, found)]
     if said or warned:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
+from nasfw import notation
 from nasfw.display import PERCENT, format_value, is_share
 from nasfw.networks import Network
 from nasfw.results import Result
@@ -56,8 +57,15 @@ def label(measure: Measure, result: Result) -> str:
 
 
 def choices(network: Network) -> str:
-    """An architecture in a line: decisions and options."""
-    return ", ".join(f"{name} {option}" for name, option in network.choices.items())
+    """An architecture in a line, in its space's notation or by decisions and options."""
+    return network.text or notation.text(network.choices)
+
+
+def described(network: Network, introduction: str) -> list[Text]:
+    """Lines with an architecture; a notation of its own in one piece, so that it can be copied."""
+    if network.text is None:
+        return [Text(f"{introduction}: {choices(network)}")]
+    return [Text(f"{introduction}:"), Text(network.text, no_wrap=True, overflow="ignore")]
 
 
 def difference(amount: float, measure: Measure) -> str:

@@ -208,7 +208,11 @@ def _architecture(subject: Subject) -> str:
         f"The choices as the space {subject.network.space} names them; {MODEL} has the layers they amount to."
     )
     rows = [{"decision": n, "choice": str(c)} for n, c in subject.network.choices.items()]
-    return "\n\n".join([text, _table(rows)])
+    parts = [text, _table(rows)]
+    if subject.network.text is not None:
+        said = "The same as such networks are published, which the strategy `given` reads:"
+        parts += [said, _block([subject.network.text], "")]
+    return "\n\n".join(parts)
 
 
 def _search(subject: Subject) -> str:

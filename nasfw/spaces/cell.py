@@ -12,6 +12,7 @@ from torch import nn
 
 from nasfw.contracts import Architecture, Junction, Option, SearchSpace, Task
 from nasfw.mixtures import indices
+from nasfw.spaces import genotype
 from nasfw.spaces.backbones import head, is_dense
 from nasfw.spaces.cell_supernet import CellSupernet
 from nasfw.spaces.cells import Cell, CellNetwork, Chain, DropPath, Edge, Edges, Second, divide, edges, fits
@@ -148,7 +149,8 @@ class CellSpace(SearchSpace):
             return self
         smaller = self
         for layers, channels in _REDUCED:
-            if layers <= self.layers and channels <= self.channels:
+            divides = channels % self.partial_channels == 0
+            if layers <= self.layers and channels <= self.channels and divides:
                 smaller = replace(self, layers=layers, channels=channels)
                 if fits(smaller.build(smaller.default), self.task, flops):
                     break
@@ -164,6 +166,18 @@ class CellSpace(SearchSpace):
         key = edge.replace("<-", "_")
         return [f"cells.{i}.edges.{key}" for i, place in enumerate(self._places) if place.kind == kind]
 
+    def text(self, architecture: Architecture) -> str:
+        """The genotype, if every node has two edges."""
+        if genotype.exists(self.decisions, architecture):
+            return genotype.text(self.decisions, architecture)
+        return super().text(architecture)
+
+    def parse(self, text: str) -> Architecture:
+        """The architecture of a genotype, or of "normal 2<-0=none, ..."."""
+        if "=" in text and "Genotype" not in text:
+            return super().parse(text)
+        return genotype.parse(self.decisions, text)
+
     def supernet(self) -> CellSupernet:
         """The network with all operations on every edge."""
 
@@ -178,7 +192,8 @@ class CellSpace(SearchSpace):
 
         network = self._network(inner, False)
         supernet = CellSupernet(network, self.decisions, list(self._options), self.build)
-        supernet.cost, supernet.path_cost = costs(self._options, self.junctions, _REST, self.partial_channels)
+        paces = costs(self._options, self.junctions, _REST, self.partial_channels)
+        supernet.cost, supernet.path_cost, supernet.drawn_cost = paces
         return supernet
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ class CellSupernet(Supernet):
         def built(architecture: Architecture) -> nn.Module:
             return build(architecture)
 
+        self.wanted: Sequence[Sequence[int]] | None = None
         # A function is not copied with the supernet; a method would be, with the space and its data.
         self.build = built
         quicken(network)
@@ -59,6 +61,15 @@ class CellSupernet(Supernet):
             for cell in cells:
                 cell.gates = {}
 
+    @contextmanager
+    def only(self, options: Sequence[Sequence[int]]) -> Iterator[None]:
+        """In here, of each edge only these options are computed."""
+        self.wanted = options
+        try:
+            yield
+        finally:
+            self.wanted = None
+
     def _gates(self, x: Tensor, mixture: Mixture) -> dict[str, dict[Edge, Gate]]:
         """What each kind of cell computes on each edge, and with which weights."""
         options = list(self.decisions.values())
@@ -69,10 +80,11 @@ class CellSupernet(Supernet):
         # All zeros are read at once, since reading from a card stalls it.
         zeros = iter((torch.cat([p.detach() for p in mixture]) == 0).tolist())
         found: dict[str, dict[Edge, Gate]] = {kind: {} for kind, _ in self.edges}
-        for (kind, edge), names, p in zip(self.edges, options, mixture, strict=True):
+        wanted = self.wanted or [range(len(names)) for names in options]
+        for (kind, edge), names, p, some in zip(self.edges, options, mixture, wanted, strict=True):
             closed = frozenset(k for k, _ in enumerate(names) if next(zeros))
             learned = p.requires_grad and torch.is_grad_enabled()
-            computed = (k for k, name in enumerate(names) if name != NONE and (learned or k not in closed))
+            computed = (k for k in some if names[k] != NONE and (learned or k not in closed))
             found[kind][edge] = Gate(p.to(x), tuple(computed), closed, learned or len(closed) < len(names))
         return found
 

@@ -21,22 +21,21 @@ Decisions = Mapping[str, Sequence[Option]]
 Pairs = list[tuple[str, int]]
 
 
+def exists(decisions: Decisions, architecture: Architecture) -> bool:
+    """Whether an architecture of cells has a genotype: every node has two edges."""
+    nodes = [pairs for kind in _nodes(decisions, architecture).values() for pairs in kind.values()]
+    return all(len(pairs) == _KEPT for pairs in nodes)
+
+
 def text(decisions: Decisions, architecture: Architecture) -> str:
     """The genotype of an architecture; UsageError unless every node has two edges.
 
     Each node's edges come in the order of the states that they leave.
     """
-    indices(decisions, architecture)
-    cells: dict[str, dict[int, Pairs]] = {kind: {} for kind in _KINDS}
-    for name, option in zip(decisions, architecture, strict=True):
-        kind, node, source = _edge(name)
-        pairs = cells[kind].setdefault(node, [])
-        if option != NONE:
-            pairs.append((str(option), source))
-    if any(len(pairs) != _KEPT for nodes in cells.values() for pairs in nodes.values()):
+    if not exists(decisions, architecture):
         raise UsageError("only cells whose nodes have two edges each have a genotype")
     parts = []
-    for kind, nodes in cells.items():
+    for kind, nodes in _nodes(decisions, architecture).items():
         parts.append(f"{kind}={[pair for pairs in nodes.values() for pair in pairs]}")
         parts.append(f"{kind}_concat=range({_INPUTS}, {_INPUTS + len(nodes)})")
     return f"Genotype({', '.join(parts)})"
@@ -60,6 +59,18 @@ def parse(decisions: Decisions, text: str) -> Architecture:
                 raise UsageError(_impossible(decisions, name, option, name in chosen))
             chosen[name] = option
     return tuple(chosen.get(name, NONE) for name in decisions)
+
+
+def _nodes(decisions: Decisions, architecture: Architecture) -> dict[str, dict[int, Pairs]]:
+    """The edges into each node of each kind of cell, with what is on them."""
+    indices(decisions, architecture)
+    cells: dict[str, dict[int, Pairs]] = {kind: {} for kind in _KINDS}
+    for name, option in zip(decisions, architecture, strict=True):
+        kind, node, source = _edge(name)
+        pairs = cells[kind].setdefault(node, [])
+        if option != NONE:
+            pairs.append((str(option), source))
+    return cells
 
 
 def _edge(name: str) -> tuple[str, int, int]:

@@ -93,6 +93,8 @@ class NasBench201(SearchSpace):
             return self
         smaller = self
         for cells, channels in _REDUCED:
+            if channels % self.partial_channels:
+                continue
             smaller = replace(self, cells=cells, channels=channels)
             if fits(smaller.build(smaller.default), self.task, flops):
                 break
@@ -107,6 +109,14 @@ class NasBench201(SearchSpace):
         key = decision.replace("<-", "_")
         return [f"cells.{i}.edges.{key}" for i in range(_STAGES * (self.cells + 1)) if i not in self._blocks]
 
+    def text(self, architecture: Architecture) -> str:
+        """The benchmark's string."""
+        return text(architecture)
+
+    def parse(self, text: str) -> Architecture:
+        """The architecture of the benchmark's string, or of "1<-0=none, ..."."""
+        return super().parse(text) if "=" in text else parse(text)
+
     def supernet(self) -> CellSupernet:
         """The network with all operations on every edge."""
 
@@ -119,7 +129,8 @@ class NasBench201(SearchSpace):
 
         options = {(_KIND, edge): OPERATIONS for edge in _EDGES}
         supernet = CellSupernet(self._network(inner), self.decisions, list(options), self.build)
-        supernet.cost, supernet.path_cost = costs(options, self.junctions, _REST, self.partial_channels)
+        paces = costs(options, self.junctions, _REST, self.partial_channels)
+        supernet.cost, supernet.path_cost, supernet.drawn_cost = paces
         return supernet
 
     @property

@@ -47,23 +47,26 @@ Options = Sequence[Option]
 
 def costs(
     edges: Mapping[Where, Options], junctions: Sequence[Junction], rest: float, share: int = 1
-) -> tuple[float, float]:
-    """Time of a step of the supernet, and of one with a single path, in steps of an average network.
+) -> tuple[float, float, float]:
+    """Time of a step of the supernet, with a single path, and with an option on every edge.
 
-    ``edges`` has the options of every edge of every kind of cell, ``rest`` the time of a cell beside its
-    edges, and ``share`` is as in ``MixedEdges``.
+    In steps of an average network. ``edges`` has the options of every edge of every kind of cell, ``rest``
+    the time of a cell beside its edges, and ``share`` is as in ``MixedEdges``.
     """
     chances = {i: (j.keep / len(j.decisions), j.absent) for j in junctions if j.selects for i in j.decisions}
     outside = rest * len({kind for kind, _ in edges})
-    built = path = 0.0
+    built = path = drawn = 0.0
     for i, options in enumerate(edges.values()):
         chance, absent = chances.get(i, (1.0, None))
         times = [_TIMES[str(option)] for option in options if option != absent]
         built += chance * sum(t for t, _ in times) / len(times)
-        path += chance * sum(t for _, t in times) / len(times)
+        mean = sum(t for _, t in times) / len(times)
+        path += chance * mean
+        drawn += mean
     less = 1 - _BY_CHANNELS * (1 - 1 / share)
     whole = outside + built
-    return (outside + less * _mixed(edges)) / whole, (outside + less * path) / whole
+    mixed, path, drawn = ((outside + less * inner) / whole for inner in (_mixed(edges), path, drawn))
+    return mixed, path, drawn
 
 
 def _mixed(edges: Mapping[Where, Options]) -> float:

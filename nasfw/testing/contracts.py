@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from nasfw import notation
 from nasfw.contracts import (
     Candidate,
     Device,
@@ -165,6 +166,14 @@ class SpaceContract:
         rng = np.random.default_rng(2)
         for architecture in (space.default, space.sample(rng)):
             assert space.discretise(one_hot(space.decisions, architecture)) == architecture
+
+    def test_parsing_inverts_text(self, space: SearchSpace) -> None:
+        """Also of the form "name=option, ..." that every space knows."""
+        rng = np.random.default_rng(3)
+        for architecture in (space.default, *(space.sample(rng) for _ in range(5))):
+            plain = notation.text(dict(zip(space.decisions, architecture, strict=True)))
+            for text in (space.text(architecture), plain):
+                assert space.parse(text) == architecture
 
     def test_networks_give_the_output_shape(self, space: SearchSpace, task: Task) -> None:
         rng = np.random.default_rng(0)

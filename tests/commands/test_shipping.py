@@ -92,7 +92,7 @@ def test_the_front_is_shown_with_the_choice_and_its_reason(searched):
     assert found == "b"
     assert "Pareto front of digits (validation split; not trained again yet)" in " ".join(text.split())
     assert "* It is the knee of the front" in text
-    assert "Its choices: conv b" in text
+    assert "Its choices: conv=b" in text
     assert max(map(len, text.splitlines())) <= 80
 
 

@@ -1,9 +1,13 @@
 """Pieces of sentences."""
 
+from dataclasses import replace
+
 import pytest
+from rich.console import Group
 
 from nasfw.display import format_value
-from nasfw.reports.words import difference, recipe, runtime
+from nasfw.networks import Network
+from nasfw.reports.words import choices, described, difference, recipe, runtime
 from nasfw.values import Measure, Recipe
 
 HOST = {
@@ -46,3 +50,13 @@ def test_differences_of_shares_are_in_points():
     assert difference(0.0123, Measure("accuracy")) == "1.23 points"
     assert difference(0.0123, Measure("share", "%")) == "1.23 points"
     assert difference(1.5e-3, Measure("latency", "s")) == format_value(1.5e-3, "s")
+
+
+def test_an_architecture_is_said_in_its_notation_or_by_its_decisions(printed):
+    plain = Network("s", {"first": 1.0, "second": "bent"}, Recipe(), ("k",), (0,), {})
+    noted = replace(plain, text=" ".join(["Genotype"] * 20))
+    assert choices(plain) == "first=1.0, second=bent"
+    assert [t.plain for t in described(plain, "best")] == ["best: first=1.0, second=bent"]
+    assert choices(noted) == noted.text
+    # In one piece, however narrow the terminal.
+    assert printed(Group(*described(noted, "best")), width=40) == f"best:\n{noted.text}\n"

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 import nasfw
+from nasfw import results
 from nasfw.shipping import export
+from nasfw.shipping.artefact import CARD, MODEL
 from nasfw.shipping.standalone import source
 from nasfw.spaces.cell import Darts
 from nasfw.spaces.robust import S4, S5
@@ -46,6 +48,12 @@ def test_networks_of_cells_are_shipped_as_they_were_trained(name, settings, x, t
     assert made.checks["onnx"] <= 1e-4
     assert made.checks["metric"] == pytest.approx(made.checks["reported"], abs=1e-9)
     assert made.remarks == ()
+    (network,) = results.read(tmp_path / "run").front
+    assert network.text.startswith({"darts": "Genotype(normal=[(", "nasbench201": "|"}[name])
+    assert f"```\n{network.text}\n```" in (made.folder / CARD).read_text()
+    code = (made.folder / MODEL).read_text()
+    assert f"Architecture ({name}): {network.text}." in " ".join(code.split())
+    assert max(map(len, code.splitlines())) <= 110
 
 
 @pytest.mark.parametrize("x", [MAPS, SERIES])

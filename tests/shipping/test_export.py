@@ -229,7 +229,7 @@ def namespace(task, model):
     """The code that is written for a network of ``task``, as a module."""
     x = next(iter(task.batches("test")))[0]
     outcome = types.SimpleNamespace(summary=types.SimpleNamespace(task="arrays"))
-    network = types.SimpleNamespace(name="x", space="s", choices={"a": 'say """\\'})
+    network = types.SimpleNamespace(name="x", space="s", choices={"a": 1}, text='say """\\')
     subject = Subject(
         outcome,
         network,

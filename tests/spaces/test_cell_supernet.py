@@ -1,6 +1,7 @@
 """Supernets of cells against networks whose edges are plain sums over ordinary operations."""
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from nasfw.junctions import Junction
 from nasfw.mixtures import one_hot, uniform
 from nasfw.spaces import normalisation
 from nasfw.spaces.cell import Darts
@@ -409,17 +411,53 @@ def test_a_partial_supernet_has_no_networks_weights(task):
         space.supernet().weights(space.default)
 
 
+@pytest.mark.parametrize("name", ["darts", "s3", "nasbench201"])
+def test_options_that_do_not_matter_are_not_computed(task, name):
+    """With two of each edge there are the same output and gradients of these two, for less work."""
+    space = SPACES[name](task(*MAPS))
+    supernet, rng = space.supernet().double(), np.random.default_rng(0)
+    rows = list(space.decisions.values())
+    pairs = [rng.choice(len(options), 2, replace=False).tolist() for options in rows]
+    calls, found = [], []
+    for _, edges in supernet.mixed:
+        for module in {m for operations in edges.values() for m in operations.modules()}:
+            module.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(4, *MAPS[0], dtype=torch.float64)
+    for only in (False, True):
+        eye = [torch.eye(len(options), dtype=torch.float64) for options in rows]
+        gates = [e[pair[0]].requires_grad_() for e, pair in zip(eye, pairs, strict=True)]
+        calls.clear()
+        with supernet.only(pairs) if only else nullcontext():
+            output = supernet(x, gates)
+        gradients = torch.autograd.grad(output.square().sum(), gates, materialize_grads=True)
+        slopes = [g[pair] for g, pair in zip(gradients, pairs, strict=True)]
+        found.append((output.detach(), slopes, len(calls)))
+    (output, slopes, most), (again, same, less) = found
+    torch.testing.assert_close(again, output)
+    torch.testing.assert_close(same, slopes)
+    assert less < most
+    # Outside all are computed again.
+    assert supernet.wanted is None
+
+
 # Costs.
 
 
 def test_costs_are_sums_over_edges():
     """One edge with one option costs what this takes; rest and options add up."""
     edge = {("normal", Edge(1, 0)): ("sep_conv_3x3",)}
-    mixed, path = costs(edge, (), 0.0)
-    assert mixed == path == pytest.approx(0.8)
+    mixed, path, drawn = costs(edge, (), 0.0)
+    assert mixed == path == drawn == pytest.approx(0.8)
     twice = {("normal", Edge(1, 0)): ("sep_conv_3x3", "sep_conv_3x3")}
     assert costs(twice, (), 0.0)[0] == pytest.approx(1.6)
-    assert costs(edge, (), 1e9) == pytest.approx((1, 1))
+    assert costs(edge, (), 1e9) == pytest.approx((1, 1, 1))
+
+
+def test_a_path_has_the_edges_of_an_architecture_and_what_is_drawn_has_all():
+    """Of three equal edges an architecture keeps one."""
+    edges = {("normal", Edge(3, source)): ("sep_conv_3x3",) for source in range(3)}
+    found = costs(edges, [Junction((0, 1, 2), 1, "none")], 0.0)
+    assert found == pytest.approx((3 * 0.8, 0.8, 3 * 0.8))
 
 
 def test_supernets_cost_more_than_paths_and_parts_less(task):

@@ -5,9 +5,9 @@ import pytest
 
 from nasfw.flops import count_parameters
 from nasfw.spaces.cell import Darts
-from nasfw.spaces.genotype import parse, text
+from nasfw.spaces.genotype import exists, parse, text
 from nasfw.spaces.nasbench201 import NasBench201
-from nasfw.spaces.robust import S5
+from nasfw.spaces.robust import S1, S2, S3, S4, S5
 from nasfw.values import UsageError
 
 # Liu, Simonyan and Yang 2019: the cells that were found with first- and second-order approximation.
@@ -103,3 +103,47 @@ def test_other_spaces_have_no_genotypes(task):
     space = NasBench201(task())
     with pytest.raises(UsageError, match="normal and reduction edges"):
         text(space.decisions, space.default)
+
+
+SPACES = [Darts, S1, S2, S3, S4, S5]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7,)])
+@pytest.mark.parametrize("make", SPACES)
+def test_spaces_of_cells_write_and_read_genotypes(make, size, task):
+    """Images or series: a cell does not depend on the task."""
+    space = make(task((1, *size)))
+    rng = np.random.default_rng(1)
+    for architecture in (space.default, *(space.sample(rng) for _ in range(20))):
+        written = space.text(architecture)
+        assert written == text(space.decisions, architecture)
+        assert space.parse(written) == architecture
+
+
+def test_spaces_of_cells_read_decisions_as_well(task):
+    space = S5(task())
+    written = "reduce 2<-0=max_pool_3x3, reduce 2<-1=sep_conv_3x3, normal 2<-0=sep_conv_3x3"
+    architecture = ("sep_conv_3x3", "skip_connect", "max_pool_3x3", "sep_conv_3x3")
+    assert space.parse(f"{written}, normal 2<-1=skip_connect") == architecture
+
+
+def test_spaces_of_cells_write_decisions_where_there_is_no_genotype(task):
+    space = Darts(task())
+    for architecture in (("none",) * 28, ("skip_connect",) * 28):
+        assert not exists(space.decisions, architecture)
+        assert space.text(architecture).startswith(f"normal 2<-0={architecture[0]}, normal 2<-1=")
+        assert space.parse(space.text(architecture)) == architecture
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("resnet", "'resnet' is no genotype, which is written as"),
+        (f"DARTS_V1 = {DARTS_V1}", "is no genotype, which is written as"),
+        ("normal 2<-0=conv", "'normal 2<-0' cannot be conv; possible there: none, max_pool_3x3"),
+        ("normal 2-0=none", "no decision 'normal 2-0'; did you mean 'normal 2<-0'"),
+    ],
+)
+def test_spaces_of_cells_refuse_what_they_cannot_read(given, message, task):
+    with pytest.raises(UsageError, match=message):
+        Darts(task()).parse(given)

@@ -142,3 +142,25 @@ def test_operations_are_in_the_published_order(task):
     combinations = itertools.product(OPERATIONS, repeat=6)
     assert next(combinations) == ("none",) * 6
     assert set(NasBench201(task()).decisions.values()) == {OPERATIONS}
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7,)])
+def test_the_space_writes_and_reads_the_published_strings(size, task):
+    space = NasBench201(task((1, *size)))
+    rng = np.random.default_rng(0)
+    for architecture in (space.default, *(space.sample(rng) for _ in range(20))):
+        assert space.text(architecture) == text(architecture)
+        assert space.parse(space.text(architecture)) == architecture
+    assert space.parse(FIRST) == architecture_of(0)
+
+
+def test_the_space_reads_decisions_as_well(task):
+    space = NasBench201(task())
+    written = ", ".join(
+        f"{name}={option}" for name, option in zip(space.decisions, OPERATIONS[:1] * 6, strict=True)
+    )
+    assert space.parse(written) == ("none",) * 6
+    with pytest.raises(UsageError, match="'1<-0' cannot be conv; possible there: none, skip_connect"):
+        space.parse("1<-0=conv")
+    with pytest.raises(UsageError, match="'conv' is no architecture of NAS-Bench-201; one is"):
+        space.parse("conv")
