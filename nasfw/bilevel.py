@@ -126,7 +126,9 @@ def dominant_eigenvalue(loss: Callable[[Tensors], Tensor], at: Tensors, toleranc
     def product(v: NDArray[np.float64]) -> NDArray[np.float64]:
         flat = torch.as_tensor(np.ascontiguousarray(v), dtype=at[0].dtype, device=at[0].device).reshape(-1)
         parts = [p.reshape(s) for p, s in zip(torch.split(flat, sizes), shapes, strict=True)]
-        found = _difference(lambda a: _gradients(loss(a), a), at, parts, EPSILON * math.sqrt(count))
+        # Where the loss draws numbers, all products are of one function, and the caller's stream stays.
+        with torch.random.fork_rng(_cards(at)):
+            found = _difference(lambda a: _gradients(loss(a), a), at, parts, EPSILON * math.sqrt(count))
         image = torch.cat([f.reshape(-1) for f in found]).double().cpu().numpy()
         if not np.isfinite(image).all():
             raise FloatingPointError("the Hessian is not finite")
@@ -167,7 +169,7 @@ def _difference(
     step = epsilon / norm
     moved = [(a.detach() + step * d).requires_grad_() for a, d in zip(at, direction, strict=True)]
     # Where the loss draws numbers, both sides draw the same, or their difference would be taken for a slope.
-    with torch.random.fork_rng([at[0].device] if at[0].is_cuda else []):
+    with torch.random.fork_rng(_cards(at)):
         forward = gradient(moved)
     with torch.no_grad():
         for m, d in zip(moved, direction, strict=True):
@@ -210,6 +212,11 @@ def _neumann(
 
 def _dot(one: Tensors, other: Tensors) -> float:
     return float(sum((a.double() * b.double()).sum() for a, b in zip(one, other, strict=True)))
+
+
+def _cards(values: Tensors) -> list[torch.device]:
+    """The card that they are on."""
+    return [values[0].device] if values[0].is_cuda else []
 
 
 def _leaves(values: Tensors) -> list[Tensor]:

@@ -27,7 +27,7 @@ _UNDECIDED = 0.98
 _SKIPPED = 0.5
 # By how much the smoothed eigenvalue may grow; Zela et al. 2020, section 4.3, stop at 4 / 3.
 _SHARPER = 4 / 3
-_SMOOTHED = 5
+_SMOOTHED, _APART = 5, 4
 # Ranks of fewer architectures say nothing.
 _LEAST = 4
 
@@ -113,23 +113,26 @@ class Agreement:
 
 @dataclass
 class History:
-    """The moments and notes so far, as a part of a checkpoint."""
+    """The moments and notes so far, as a part of a checkpoint; ``gradients`` were for eigenvalues."""
 
     moments: list[Moment] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    gradients: int = 0
 
     def discard(self, after: int) -> None:
         """Mark the moments after the epoch ``after``: the search returned to the state that it had then."""
         self.moments = [replace(m, discarded=m.discarded or m.epoch > after) for m in self.moments]
 
-    def state_dict(self) -> dict[str, list[Any]]:
+    def state_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {"moments": [asdict(m) for m in self.moments], "notes": list(self.notes)}
+        moments = [asdict(m) for m in self.moments]
+        return {"moments": moments, "notes": list(self.notes), "gradients": self.gradients}
 
-    def load_state_dict(self, state_dict: Mapping[str, list[Any]]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take what ``state_dict`` gave."""
         self.moments = [Moment.plain(m) for m in state_dict["moments"]]
         self.notes = list(state_dict["notes"])
+        self.gradients = state_dict["gradients"]
 
 
 def entropy(weights: Iterable[Sequence[float]]) -> float | None:
@@ -203,8 +206,8 @@ def alarms(found: Diagnostics, agreed: Agreement | None = None) -> list[str]:
     growth = sharpening([value for _, value in found.series("eigenvalue", kept=True)])
     if growth is not None and growth > _SHARPER:
         reasons.append(
-            f"the validation loss became {growth:.2f} times as sharp in the mixture as it had been: its "
-            "largest eigenvalue grew, and what is read off such a mixture is often bad"
+            f"the validation loss became {growth:.2f} times as sharp in the mixture as it had been shortly "
+            "before: its largest eigenvalue grew, and what is read off such a mixture is often bad"
         )
     mixed = found.series("entropy", kept=True)
     if mixed and mixed[-1][1] >= _UNDECIDED:
@@ -221,15 +224,16 @@ def alarms(found: Diagnostics, agreed: Agreement | None = None) -> list[str]:
 
 
 def sharpening(eigenvalues: Sequence[float]) -> float | None:
-    """The last of the smoothed ``eigenvalues`` as a multiple of the smallest before it; None if unknown.
+    """The most by which the smoothed ``eigenvalues`` ever grew over four computations; None if unknown.
 
     Smoothed is the mean of the last five.
     """
-    if len(eigenvalues) < 2 * _SMOOTHED:
+    if len(eigenvalues) < _SMOOTHED + _APART:
         return None
     smooth = np.convolve(eigenvalues, np.full(_SMOOTHED, 1 / _SMOOTHED), mode="valid")
-    least = float(smooth[:-1].min())
-    return float(smooth[-1]) / least if least > 0 else None
+    # Of a loss that is flat, or curves down, nothing is a multiple.
+    pairs = zip(smooth[:-_APART].tolist(), smooth[_APART:].tolist(), strict=True)
+    return max((now / then for then, now in pairs if then > 0), default=None)
 
 
 def _key(choices: Mapping[str, Option]) -> tuple[tuple[str, Option], ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,64 +18,26 @@ from nasfw.contracts import (
     Evaluate,
     Mixture,
     Problem,
-    Recipe,
     SearchSpace,
     Supernet,
     Trial,
     Unsupported,
-    Workload,
 )
 from nasfw.diagnostics import Diagnostics, History, Moment, Rating
 from nasfw.proposals import Judge, choose, gains_of
 from nasfw.sampling import distinct
 from nasfw.tradeoff import Array
+from nasfw.workloads import DRAWN, Settings, Work, recipe_of
 
 log = logging.getLogger("nasfw")
 
 Batch = tuple[Tensor, Any]
 Relax = Callable[[Sequence[Tensor]], Mixture]
 
-# Architectures drawn uniformly that are rated, to compare with what becomes of them in random search.
-_DRAWN = 16
 # How many of the architectures that the mixture preferred on its way are ranked beside the last one.
 _TRAIL = 6
 # What torch's batch norms call it that they keep running statistics.
 _TRACKS = "track_running_stats"
-
-
-class Settings(Protocol):
-    """The parameters that all one-shot strategies have."""
-
-    @property
-    def epochs(self) -> int | None: ...
-    @property
-    def fraction(self) -> float | None: ...
-    @property
-    def clip(self) -> float: ...
-    @property
-    def proposals(self) -> int: ...
-    @property
-    def candidates(self) -> int: ...
-    @property
-    def eigenvalue(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a step of a search costs: gradients of the whole mixture, and of single paths."""
-
-    mixed: float = 0.0
-    paths: float = 0.0
-
-
-def recipe_of(problem: Problem, settings: Settings) -> Recipe:
-    """How the supernet's weights are trained: the recipe, for the strategy's epochs and fraction."""
-    return replace(
-        problem.recipe,
-        epochs=settings.epochs or problem.recipe.epochs,
-        fraction=settings.fraction or problem.recipe.fraction,
-        seed=problem.seed,
-    )
 
 
 def check(problem: Problem) -> Supernet:
@@ -90,14 +52,6 @@ def check(problem: Problem) -> Supernet:
             "up; random, evolution and asha work with tables"
         )
     return problem.space.supernet()
-
-
-def workload(problem: Problem, settings: Settings, work: Work, extra: float = 0.0) -> Workload:
-    """What a search is about to do; ``extra`` are epochs of single paths or tuning beyond the recipe's."""
-    count = min(settings.candidates, problem.space.size)
-    supernet = recipe_of(problem, settings).passes
-    passes = count * problem.recipe.passes + work.paths * supernet + extra
-    return Workload(count, passes, work.mixed * supernet)
 
 
 class Search:
@@ -132,7 +86,7 @@ class Search:
         self.relax: Relax = self.softmax
         self.shares: Relax | None = None
         self.history = History()
-        self.epoch, self.total, self.seen = 0, torch.zeros(()), 0
+        self.epoch, self.total, self.seen, self._looked = 0, torch.zeros(()), 0, 0
         self.generator = torch.Generator().manual_seed(self.recipe.seed)
 
     def logits(self, scale: float = 1e-3) -> nn.ParameterList:
@@ -203,9 +157,11 @@ class Search:
         self.epoch = count
 
     def spend(self, epochs: float) -> bool:
-        """Charge the budget with so many epochs; False once it is used up."""
-        cost = self.work.mixed * self.supernet.cost + self.work.paths * self.supernet.path_cost
-        return self.evaluate.spend(epochs * self.recipe.fraction * cost)
+        """Charge the budget with so many epochs, and with eigenvalues since; False once it is used up."""
+        # Those before a restart as well.
+        gradients, self._looked = self.history.gradients - self._looked, self.history.gradients
+        looks = gradients / self.steps * self.supernet.cost
+        return self.evaluate.spend(self.recipe.fraction * (epochs * self.work.cost(self.supernet) + looks))
 
     def batches(self) -> Iterator[Batch]:
         """The training batches of an epoch, shuffled."""
@@ -274,11 +230,13 @@ class Search:
     def sharpness(self) -> float:
         """The largest eigenvalue of the Hessian, with respect to ``outer``, of a validation batch's loss.
 
-        It is noted in the history of the current epoch.
+        It is noted in the history of the current epoch, and its gradients for the budget. The loss is without
+        the weight decay of the logits, which would add that constant to every eigenvalue.
         """
         batch = next(self.valid_batches())
 
         def loss(outer: Sequence[Tensor]) -> Tensor:
+            self.history.gradients += 1
             return self.loss(batch, self.relax(outer))
 
         with self.statistics_kept():
@@ -294,7 +252,7 @@ class Search:
         """
         outputs, targets, losses = [], [], []
         with self.statistics_kept():
-            for x, y in self.task.batches("valid") if batches is None else batches:
+            for x, y in _joined(self.task.batches("valid")) if batches is None else batches:
                 outputs.append(self.supernet(x.to(self.compute), mixture).cpu())
                 targets.append(y.cpu())
                 losses.append(float(self.task.loss(outputs[-1], targets[-1])) * len(x))
@@ -361,7 +319,7 @@ class Search:
         space, settings = self.problem.space, self.settings
         gains = gains_of(self.preferences) if gains is None else gains
         first = list(found) or [space.discretise([g.tolist() for g in gains]), *self.trail()]
-        log.info("the mixture prefers %s", dict(zip(space.decisions, first[0], strict=True)))
+        log.info("the mixture prefers %s", space.text(first[0]))
         judge = Judge(self.problem, self.supernet)
         chosen = choose(judge, self.evaluate, gains, settings.proposals, settings.candidates, first)
         report = self._report(self._ratings(judge, chosen))
@@ -379,7 +337,7 @@ class Search:
         problem, quality = self.problem, self.problem.objectives[0]
         if quality.fixed:
             return []
-        drawn = list(distinct(problem.space, np.random.default_rng(problem.seed), _DRAWN))
+        drawn = list(distinct(problem.space, np.random.default_rng(problem.seed), DRAWN))
         rated = list(dict.fromkeys([*drawn, *chosen]))
         fresh = [a for a in rated if quality.name not in judge.known.get(a, {})]
         values = judge.rate(rated, [quality], "rating with inherited weights")
@@ -389,6 +347,23 @@ class Search:
         ]
         self.evaluate.spend(len(fresh) * judge.passes)
         return found
+
+
+def _joined(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, the last one together with the one before it if it has but one sample.
+
+    A single sample has no statistics of its own.
+    """
+    held: Batch | None = None
+    for x, y in batches:
+        if held is not None and len(x) == 1:
+            held = torch.cat([held[0], x]), torch.cat([held[1], y])
+            continue
+        if held is not None:
+            yield held
+        held = x, y
+    if held is not None:
+        yield held
 
 
 def _mix(seed: int, epoch: int) -> int:

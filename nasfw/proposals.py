@@ -24,11 +24,13 @@ from nasfw.contracts import (
     Supernet,
     Unsupported,
 )
-from nasfw.pareto import spread
+from nasfw.pareto import ranks, spread
 from nasfw.records import as_costs
 from nasfw.tradeoff import Array, cost_table, option_costs, walk
 
 _CALIBRATION = 16
+# Candidates that cheaper ones do not displace: the preferred one, the one ranked best, the plain backbone.
+_FIRST = 3
 # Candidates between the cheapest ones chosen by their ranks and the cheapest of all.
 _BETWEEN = 2
 
@@ -75,29 +77,35 @@ class Judge:
                 # With inherited weights a network may well overflow; its own training decides about it.
                 with suppress(Diverged, Unsupported):
                     if missing:
-                        known |= self._values(self.candidate(architecture), missing, tables)
+                        known |= self._values(architecture, missing, tables)
                     yield architecture, {o.name: known[o.name] for o in objectives}
 
     def _values(
         self,
-        candidate: Candidate,
+        architecture: Architecture,
         objectives: Sequence[Objective],
         tables: Mapping[str, CostTable | None],
     ) -> dict[str, float]:
-        chosen = mixtures.indices(self.problem.space.decisions, candidate.architecture)
-        return {
-            o.name: table.predict(chosen)
-            if (table := tables.get(o.name)) is not None
-            else o.measure(candidate)
-            for o in objectives
-        }
+        problem, found = self.problem, {}
+        trained: Candidate | None = None
+        chosen = mixtures.indices(problem.space.decisions, architecture)
+        for objective in objectives:
+            if (table := tables.get(objective.name)) is not None:
+                found[objective.name] = table.predict(chosen)
+                continue
+            if objective.fixed:
+                # That of the standalone network, also where the supernet stands in for it.
+                plain = Candidate(problem.space, problem.task, architecture, compute=problem.compute)
+                found[objective.name] = objective.measure(plain)
+                continue
+            trained = trained or self.candidate(architecture)
+            found[objective.name] = objective.measure(trained)
+        return found
 
     @property
     def passes(self) -> float:
-        """What rating one costs, in training passes: forward only, on few batches and on valid."""
-        task = self.problem.task
-        seen = min(_CALIBRATION * self.problem.recipe.batch_size, task.size("train")) + task.size("valid")
-        return seen / (3 * task.size("train"))
+        """What rating one costs, in training passes."""
+        return rating_passes(self.problem)
 
 
 class _Path(nn.Module):
@@ -112,6 +120,13 @@ class _Path(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         output: Tensor = self.supernet(x, self.mixture)
         return output
+
+
+def rating_passes(problem: Problem) -> float:
+    """What a rating with inherited weights costs, in training passes: forward only, few batches and valid."""
+    task = problem.task
+    seen = min(_CALIBRATION * problem.recipe.batch_size, task.size("train")) + task.size("valid")
+    return seen / (3 * task.size("train"))
 
 
 def gains_of(weights: Sequence[Tensor]) -> list[Array]:
@@ -155,30 +170,39 @@ def choose(
 ) -> list[Architecture]:
     """The architectures to train from scratch, at most ``candidates``.
 
-    The preferred one (the first of ``found``), the plain backbone, the two ``cautious``
-    ones; then of the rest of ``found`` and the ``proposals``, ranked with the supernet's weights, those that
-    keep the most hypervolume, and two that are cheaper than these.
+    ``found`` and the ``proposals`` are ranked with the supernet's weights. First come the preferred one (the
+    first of ``found``), the one ranked best and the plain backbone; then the two ``cautious`` ones, and of
+    the rest those that keep the most hypervolume, and those on the next fronts. With costs, the last two
+    places are for such as are cheaper than these. Where there is but one place, the one ranked best has it.
     """
     problem = judge.problem
     must = list(dict.fromkeys([found[0], problem.space.default, *cautious(problem, gains)]))
-    if len(must) >= candidates:
-        return must[:candidates]
     offered = list(dict.fromkeys([*found, *propose(problem, gains, proposals)]))
     if len(offered) <= 1:
-        return must
+        return must[:candidates]
     rated = dict(judge.rate(offered, problem.objectives, "ranking proposals"))
     evaluate.spend(len(offered) * judge.passes)
     ranked = list(rated)
     table = as_costs(rated.values(), [o.reading for o in problem.objectives])
     kept = np.flatnonzero(np.isfinite(table).all(axis=1))
-    order = [ranked[kept[i]] for i in spread(table[kept], candidates)]
-    chosen = list(dict.fromkeys([*must, *order]))
+    order = [ranked[kept[i]] for i in _best_first(table[kept], candidates)]
+    if candidates == 1:
+        return order[:1] or must[:1]
+    chosen = list(dict.fromkeys([found[0], *order[:1], *must, *order]))
     costs = [o.reading for o in problem.objectives if o.fixed]
     if not costs:
         return chosen[:candidates]
     price = dict(zip(ranked, as_costs(rated.values(), costs[:1])[:, 0].tolist(), strict=True))
-    head = chosen[: max(len(must), candidates - _BETWEEN)]
+    head = chosen[: max(_FIRST, candidates - _BETWEEN)]
     return list(dict.fromkeys([*head, *_between(price, head), *chosen]))[:candidates]
+
+
+def _best_first(table: Array, count: int) -> list[int]:
+    """The rows that keep the most hypervolume, at most ``count``; then the others, front by front."""
+    first = spread(table, count)
+    others = set(range(len(table))) - set(first)
+    fronts = ranks(table).tolist()
+    return [*first, *sorted(others, key=lambda i: (fronts[i], *table[i], i))]
 
 
 def _normalised(table: Sequence[Array]) -> list[Array]:

@@ -214,3 +214,16 @@ def test_noise_in_a_loss_is_the_same_on_both_sides_of_a_difference():
     torch.testing.assert_close(found, v * torch.randn(4, dtype=torch.float64), rtol=1e-9, atol=1e-12)
     # The next pass draws on.
     assert torch.equal(following, torch.rand(1))
+
+
+def test_products_are_of_one_function_also_where_the_loss_draws():
+    """The loss (a^2 n).1 of normal n has 2 n for its Hessian's diagonal, with the n that comes next."""
+    at = [torch.ones(6, dtype=torch.float64)]
+
+    def loss(parts):
+        return (parts[0].square() * torch.randn(6, dtype=torch.float64)).sum()
+
+    torch.manual_seed(0)
+    found = bilevel.dominant_eigenvalue(loss, at, tolerance=1e-9)
+    # The caller's stream stays where it was.
+    assert found == pytest.approx(2 * float(torch.randn(6, dtype=torch.float64).max()), rel=1e-6)

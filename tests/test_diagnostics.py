@@ -203,8 +203,8 @@ ALARMS = {
         Diagnostics((Moment(1, skips=0.5),)),
     ),
     "1.40 times as sharp": (
-        of_eigenvalues(*[1.0] * 5, *[1.4] * 5),
-        of_eigenvalues(*[1.0] * 5, *[1.33] * 5),
+        of_eigenvalues(*[1.0] * 5, *[1.5] * 4),
+        of_eigenvalues(*[1.0] * 5, *[1.41] * 4),
     ),
     "hardly prefers anything": (
         Diagnostics((Moment(1, entropy=0.98),)),
@@ -233,18 +233,22 @@ def test_all_that_is_wrong_is_said():
     assert len(alarms(Diagnostics(tuple(moments)), Agreement(0.0, 4))) == 4
 
 
-def test_sharpening_is_the_last_mean_of_five_over_the_least_before():
-    values = [5.0, 4.0, 3.0, 2.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
-    means = [sum(values[i : i + 5]) / 5 for i in range(7)]
-    assert sharpening(values) == pytest.approx(means[-1] / min(means[:-1]), rel=1e-14)
+def test_sharpening_is_the_largest_growth_of_a_mean_of_five_over_four_computations():
+    """Also where the loss stayed as sharp afterwards; slow growth never adds up to it."""
+    values = [5.0, 4.0, 3.0, 2.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 7.0, 7.0, 7.0, 7.0, 7.0, 7.0, 7.0]
+    means = [sum(values[i : i + 5]) / 5 for i in range(14)]
+    most = max(b / a for a, b in zip(means[:-4], means[4:], strict=True))
+    assert sharpening(values) == pytest.approx(most, rel=1e-14)
+    assert sharpening(values) > means[-1] / means[-5]
     assert sharpening([2.0] * 30) == pytest.approx(1.0)
+    assert sharpening([1.01**k for k in range(100)]) == pytest.approx(1.01**4)
 
 
 def test_sharpening_is_not_known_from_few_values_or_flat_losses():
-    assert sharpening([1.0] * 9) is None
-    assert sharpening([1.0] * 10) == pytest.approx(1.0)
+    assert sharpening([1.0] * 8) is None
+    assert sharpening([1.0] * 9) == pytest.approx(1.0)
     assert sharpening([0.0] * 10) is sharpening([-1.0] * 20) is None
-    assert alarms(of_eigenvalues(*[1.0] * 9, math.nan)) == []
+    assert alarms(of_eigenvalues(*[1.0] * 8, math.nan)) == []
 
 
 def test_what_a_search_went_back_on_is_shown_and_raises_no_alarm():

@@ -1,11 +1,14 @@
 """The forecast of a run is the sum of its parts."""
 
+from pathlib import Path
+
 import pytest
 
 from nasfw import config, plugins, training
 from nasfw.estimate import estimate
 from nasfw.experiment import prepare
 from nasfw.objectives.size import count_parameters
+from nasfw.proposals import rating_passes
 from nasfw.testing import Echo, ToySpace, ToyTask
 
 REGISTRY = plugins.load(entry_points=False)
@@ -37,7 +40,11 @@ def test_random_search_is_its_trials():
 def test_one_shot_search_is_its_supernet_and_its_candidates():
     run, e = forecast(strategy={"dash": {"epochs": 6, "candidates": 2}})
     steps = training.steps_per_epoch(TASK, "train", run.recipe)
-    assert e.search == pytest.approx(2 * 3 * steps * e.candidate_step + 6 * steps * e.supernet_step)
+    # All nine architectures are rated.
+    ratings = 9 * rating_passes(run.problem(e.space, Path()))
+    assert e.search == pytest.approx(
+        steps * ((2 * 3 + ratings) * e.candidate_step + 6 * e.supernet_step), rel=1e-12
+    )
     assert e.supernet_parameters == count_parameters(ToySpace(TASK).supernet())
     assert e.random == e.search
     assert e.total == e.search + e.final + e.random

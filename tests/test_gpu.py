@@ -18,7 +18,7 @@ from nasfw.hardware.session import difference, open_session, to_onnx
 from nasfw.mixtures import uniform
 from nasfw.objectives.quality import Accuracy
 from nasfw.objectives.size import Parameters
-from nasfw.oneshot import Search, Work
+from nasfw.oneshot import Search
 from nasfw.plugins import load
 from nasfw.records import Records
 from nasfw.spaces.aggconv import AggConv
@@ -27,6 +27,7 @@ from nasfw.strategies.dash import Dash
 from nasfw.tasks.digits import Digits
 from nasfw.testing import DeviceContract, Free, ToyCells, ToySpace, ToyTask
 from nasfw.values import Unsupported
+from nasfw.workloads import Work
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,6 +16,7 @@ PLUGIN_FOLDERS = ("spaces", "strategies", "objectives", "hardware", "tasks")
 FOUNDATION = (
     "values",
     "junctions",
+    "notation",
     "progress",
     "caches",
     "costs",
@@ -34,6 +35,7 @@ FOUNDATION = (
     "diagnostics",
     "sampling",
     "proposals",
+    "workloads",
     "oneshot",
 )
 MODULES = {path.relative_to(ROOT).with_suffix("").as_posix(): path for path in ROOT.rglob("*.py")}
@@ -99,6 +101,7 @@ def test_the_central_modules_stay_short(name, limit):
 
 LIGHT = (
     "values",
+    "notation",
     "progress",
     "pareto",
     "costs",

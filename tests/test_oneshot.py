@@ -17,20 +17,22 @@ import torch
 from torch import nn
 
 import nasfw
-from nasfw import oneshot, training
+from nasfw import training, workloads
 from nasfw.contracts import Objective, Problem, Unsupported, UsageError
 from nasfw.diagnostics import FILE, Diagnostics, Moment
 from nasfw.engine import Budget, search
 from nasfw.executors import Serial
 from nasfw.junctions import is_member
 from nasfw.mixtures import one_hot
-from nasfw.oneshot import Search, Work
+from nasfw.oneshot import Search
 from nasfw.plugins import load
 from nasfw.proposals import Judge
 from nasfw.records import Records
+from nasfw.spaces.robust import S4, S5
 from nasfw.strategies.darts import Darts
 from nasfw.strategies.random import RandomSearch
 from nasfw.testing import Echo, Free, Price, ToyCells, ToySpace, ToyTask, Wrong
+from nasfw.workloads import Work
 
 REGISTRY = load(entry_points=False)
 # What every one-shot strategy does is also what those do that are registered later.
@@ -351,6 +353,48 @@ def test_training_is_charged_by_what_a_step_costs(tmp_path, work):
     assert found.evaluate.passes == [each] * 3 + [0.0]
 
 
+def test_two_options_cost_two_paths_where_the_others_are_saved(tmp_path):
+    """One of them forward only; or else all options forward only."""
+    supernet = problem().space.supernet()
+    supernet.drawn_cost = 1.5
+    assert Work(drawn=2.0).cost(supernet) == 2 * 1.5
+    assert Work(pairs=3.0).cost(supernet) == pytest.approx(3 * (1.5 + 0.4 * 2.0))
+    supernet.drawn_cost = None
+    assert Work(drawn=2.0, paths=1.0).cost(supernet) == 3 * 1.0
+    saving = S5(arrays((1, 6, 6))).supernet()
+    assert Work(pairs=3.0).cost(saving) == pytest.approx(3 * 4 / 3 * saving.drawn_cost)
+
+
+def arrays(shape, samples=16):
+    """Random arrays of such a shape, with so many of them in the validation split."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64 + samples, *shape)), rng.integers(0, 2, 64 + samples)
+    return nasfw.ArraysTask(x[:64], y[:64], x_valid=x[64:], y_valid=y[64:])
+
+
+@pytest.mark.parametrize("samples", [256, 257, 258])
+def test_a_last_sample_alone_has_no_statistics_of_its_own(tmp_path, samples):
+    """It is judged with the batch before it, also where a map has but one position."""
+    task = arrays((1, 4), samples)
+    space = S5(task, channels=2)
+    found = started(tmp_path, problem(tmp_path, task=task, space=space, batch_size=16))
+    error, loss = found.judged(found.mixture)
+    assert 0.0 <= error <= 1.0
+    assert math.isfinite(loss)
+
+
+def test_looking_at_noise_changes_nothing_in_the_search(tmp_path):
+    """And all products are of one function, so that the same state has the same eigenvalue."""
+    task = arrays((1, 6, 6), 16)
+    found = started(tmp_path, problem(tmp_path, task=task, space=S4(task, layers=3, channels=2, nodes=2)))
+    before = torch.get_rng_state()
+    first = found.sharpness()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert found.sharpness() == first
+    torch.manual_seed(1)
+    assert found.sharpness() != first
+
+
 def test_epochs_done_before_a_restart_are_charged_as_well(tmp_path):
     """Before the next one, so also if that never ends."""
     first = started(tmp_path)
@@ -587,13 +631,19 @@ def test_a_search_that_collapsed_says_so(tmp_path, caplog):
 def test_the_work_ahead_is_trials_and_the_supernets_steps(tmp_path):
     settings = Darts(epochs=5, fraction=0.5, candidates=6)
     alone, traded = problem(tmp_path), problem(tmp_path, Wrong(), Price())
-    work = oneshot.workload(alone, settings, Work(mixed=2.0, paths=3.0), extra=7.0)
-    assert (work.trials, work.passes, work.supernet_passes) == (6, 6 * 2.0 + 3.0 * 2.5 + 7.0, 2.0 * 2.5)
-    assert oneshot.workload(traded, settings, Work()).trials == 6
-    assert oneshot.workload(traded, Darts(candidates=2), Work()).trials == 2
-    recipe = oneshot.recipe_of(alone, settings)
+    work = workloads.workload(alone, settings, Work(mixed=2.0, paths=3.0), extra=7.0, mixed=0.5)
+    # Forty networks are rated, on all of train and valid, forward only.
+    rated = (24 + 16) * (alone.task.size("train") + alone.task.size("valid")) / (3 * alone.task.size("train"))
+    assert work.passes == pytest.approx(6 * 2.0 + 3.0 * 2.5 + 7.0 + rated)
+    assert (work.trials, work.supernet_passes) == (6, 2.0 * 2.5 + 0.5)
+    looks = workloads.workload(alone, replace(settings, eigenvalue=2), Work()).supernet_passes
+    # Two of them, of 28 gradients each, when there are two steps in half a pass.
+    assert looks == pytest.approx(2 * 28 * 0.5 / started(tmp_path, settings=settings).steps)
+    assert workloads.workload(traded, settings, Work()).trials == 6
+    assert workloads.workload(traded, Darts(candidates=2), Work()).trials == 2
+    recipe = workloads.recipe_of(alone, settings)
     assert recipe == replace(alone.recipe, epochs=5, fraction=0.5, seed=alone.seed)
-    assert oneshot.recipe_of(alone, Darts()) == replace(alone.recipe, seed=alone.seed)
+    assert workloads.recipe_of(alone, Darts()) == replace(alone.recipe, seed=alone.seed)
 
 
 @dataclass(frozen=True)

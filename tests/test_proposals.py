@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from nasfw import proposals
-from nasfw.contracts import Architecture, Candidate, CostTable, Problem, Recipe, SearchSpace
+from nasfw.contracts import Architecture, Candidate, CostTable, Objective, Problem, Recipe, SearchSpace
 from nasfw.proposals import Judge, cautious, gains_of
-from nasfw.testing import Price, ToySpace, ToyTask, Wrong
+from nasfw.testing import Free, Price, ToyCells, ToySpace, ToyTask, Wrong
 
 
 def problem(folder=Path(), *objectives, recipe=None, space=None):
@@ -73,13 +73,13 @@ def test_no_more_than_the_asked_proposals(limit):
 
 @dataclass(frozen=True)
 class Quoted(Price):
-    """A price whose quotation, if it has one, is twice of what is paid; it notes who asked for what."""
+    """A price whose quotation, if it has one, is twice of what is paid; it notes what was asked for."""
 
     rows: tuple[tuple[float, ...], ...] | None = ((0.0, 2.0, 4.0),) * 2
     asked: list[str] = field(default_factory=list)
 
     def measure(self, candidate: Candidate) -> float:
-        self.asked.append("paid" if candidate.weights is None else "ranked")
+        self.asked.append("paid")
         return super().measure(candidate)
 
     def table(self, space, task, seed):
@@ -178,3 +178,62 @@ class Four(SearchSpace):
 
     def build(self, architecture):
         return torch.nn.Identity()
+
+
+def cells(folder, *objectives, share=1):
+    task = ToyTask()
+    space = ToyCells(task, share=share)
+    return Problem(space, task, objectives, task.recipe, 3, Path(folder))
+
+
+@dataclass(frozen=True)
+class Weights(Objective):
+    """How many weights the network has."""
+
+    metric = "weights"
+
+    def measure(self, candidate: Candidate) -> float:
+        return float(sum(p.numel() for p in candidate.model.parameters()))
+
+
+def test_costs_are_those_of_the_standalone_network_where_the_supernet_stands_in(tmp_path):
+    """With partial channels a supernet has no weights for standalone networks."""
+    p = cells(tmp_path, Wrong(), Weights(), share=2)
+    architectures = [
+        ("skip", "skip", "skip", "skip", "none", 1.0),
+        ("bent", "linear", "none", "bent", "bent", 2.0),
+    ]
+    found = dict(Judge(p, p.space.supernet()).rate(architectures, p.objectives, "rating"))
+    for architecture in architectures:
+        expected = sum(w.numel() for w in p.space.build(architecture).parameters())
+        assert found[architecture]["weights"] == expected
+    assert len({values["weights"] for values in found.values()}) == 2
+
+
+@dataclass(frozen=True)
+class Listed(Objective):
+    """One architecture is right, and all others are half wrong."""
+
+    best: Architecture = ()
+    trained = True
+    metric = "error"
+
+    def measure(self, candidate: Candidate) -> float:
+        return 0.0 if candidate.architecture == self.best else 0.5
+
+
+@pytest.mark.parametrize("candidates", [1, 2, 3, 6, 8])
+@pytest.mark.parametrize("priced", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_of_what_was_found_on_the_way_is_trained(tmp_path, candidates, priced, seed):
+    """Whatever else there is to try; and what the mixture prefers at last is, if there is a second place."""
+    rng, drawn = np.random.default_rng(seed), cells(tmp_path).space
+    last, *others, best = [drawn.sample(rng) for _ in range(5)]
+    p = cells(tmp_path / "run", Listed(best), *([Weights()] if priced else []))
+    gains = [rng.normal(size=len(options)) for options in p.space.decisions.values()]
+    judge = Judge(p, p.space.supernet())
+    found = proposals.choose(judge, Free(), gains, 24, candidates, [last, *others, best])
+    assert best in found
+    assert candidates == 1 or found[0] == last
+    assert len(found) == len(set(found)) == candidates
+    assert candidates < 3 or p.space.default in found

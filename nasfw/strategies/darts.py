@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nasfw import bilevel, oneshot, training
+from nasfw import bilevel, oneshot, training, workloads
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
-from nasfw.oneshot import Batch, Search, Work
+from nasfw.oneshot import Batch, Search
 from nasfw.strategies.parameters import (
     Candidates,
     Clip,
@@ -25,6 +25,7 @@ from nasfw.strategies.parameters import (
     Solver,
     SolverSteps,
 )
+from nasfw.workloads import Work
 
 # Gradients of whole mixtures in a step, the weights' own included.
 WORK = {"first": Work(mixed=2.0), "second": Work(mixed=5.0)}
@@ -66,7 +67,7 @@ class Darts(Strategy):
         oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
-        return oneshot.workload(problem, self, self._work)
+        return workloads.workload(problem, self, self._work)
 
     def train(self, problem: Problem, evaluate: Evaluate) -> Search:
         """The search after the training of supernet and mixture."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil, cos, pi
 from typing import Annotated, Any, Literal
 
@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nasfw import oneshot, training
+from nasfw import mixtures, oneshot, training, workloads
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
-from nasfw.oneshot import Search, Work
+from nasfw.oneshot import Search
 from nasfw.strategies.darts import WORK, adam, hypergradient
 from nasfw.strategies.parameters import (
     Candidates,
@@ -27,6 +27,7 @@ from nasfw.strategies.parameters import (
     Proposals,
 )
 from nasfw.tradeoff import Array
+from nasfw.workloads import Work
 
 # The paper decides the 14 edges of two kinds of cells in so many rounds.
 _ROUNDS = 14
@@ -41,7 +42,7 @@ class DartsPt(Strategy):
     The supernet is trained with a mixture as by ``darts`` or, with ``mixture`` "blank", with equal weights.
     Then, round by round, some decisions are made in random order: the validation error is computed with each
     option left out in turn, the others' weights unchanged, and the option whose loss hurts most is kept;
-    equal errors are decided by the loss. Between rounds the supernet is tuned for ``tune_epochs``, from a
+    equal errors are decided by the loss. Between two rounds the supernet is tuned for ``tune_epochs``, from a
     tenth of its learning rate on. Then the nodes that keep fewer edges than they have lose the edges, one by
     one, that are missed least. For DARTS's two cells that makes 14 and 3 rounds, as in the paper.
 
@@ -49,7 +50,7 @@ class DartsPt(Strategy):
     """
 
     mixture: Annotated[Literal["darts", "blank"], Field(description="how the supernet is trained")] = "darts"
-    tune_epochs: Annotated[int, Field(ge=0, description="epochs of tuning after each round")] = 5
+    tune_epochs: Annotated[int, Field(ge=0, description="epochs of tuning between two rounds")] = 5
     epochs: Epochs = None
     fraction: Fraction = None
     mixture_lr: MixtureRate = 3e-4
@@ -71,11 +72,10 @@ class DartsPt(Strategy):
         oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
-        main = oneshot.recipe_of(problem, self)
-        tuning = len(list(self._rounds(problem))) * self.tune_epochs
-        share = 1 + tuning / max(1, main.epochs)
-        mixed = self._work.mixed * share
-        return oneshot.workload(problem, self, Work(mixed=mixed))
+        recipe = workloads.recipe_of(problem, self)
+        tuned = replace(recipe, epochs=self._tunings(problem) * self.tune_epochs).passes
+        judging = self._judging(problem, _validations(problem))
+        return workloads.workload(problem, self, self._work, mixed=self._work.mixed * tuned + judging)
 
     @property
     def _work(self) -> Work:
@@ -89,22 +89,29 @@ class DartsPt(Strategy):
         search.schedule = self._annealing(search)
         search.relax = lambda outer: decided.applied(search.softmax(outer))
         optimiser = adam(search, self.mixture_lr, self.mixture_decay)
-        # A round without tuning still takes a turn of the loop, in which nothing is trained.
-        tuning = max(1, self.tune_epochs)
-        total = main + len(rounds) * tuning
+        total = main + self._tunings(problem) * self.tune_epochs
         for epoch in search.epochs({"mixture optimizer": optimiser, "decided": decided}, total):
             done = epoch - main
-            if done >= 0 and done % tuning == 0:
-                self._decide(search, decided, rounds[done // tuning])
-            if done >= 0 and not self.tune_epochs:
-                continue
+            if done >= 0 and done % self.tune_epochs == 0:
+                self._decide(search, decided, rounds[done // self.tune_epochs])
             for train, valid in search.pairs():
                 if self.mixture == "darts":
                     search.descend(optimiser, hypergradient(search, train, valid))
                 search.learn(train, search.mixture)
-        share = search.task.size("valid") / max(1, search.task.size("train"))
-        search.evaluate.spend(decided.judged * share * search.supernet.cost / 3)
+        if search.epoch == total:
+            # Nothing is tuned after the last round, and after none if there is no tuning.
+            for what in rounds[self._tunings(problem) :]:
+                self._decide(search, decided, what)
+        search.evaluate.spend(self._judging(problem, decided.judged) * search.supernet.cost)
         return search, decided
+
+    def _tunings(self, problem: Problem) -> int:
+        """How often the supernet is tuned: between two rounds each."""
+        return max(0, len(list(self._rounds(problem))) - 1) if self.tune_epochs else 0
+
+    def _judging(self, problem: Problem, count: int) -> float:
+        """What so many validations take, in passes of the supernet: forward only."""
+        return count * problem.task.size("valid") / (3 * max(1, problem.task.size("train")))
 
     def _rounds(self, problem: Problem) -> Iterator[tuple[str, list[int]]]:
         """What is decided in each round: positions of decisions, then of junctions."""
@@ -199,6 +206,15 @@ class _Decided:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         vars(self).update(state_dict)
+
+
+def _validations(problem: Problem) -> int:
+    """How many there are until everything is decided."""
+    options = mixtures.mixed(problem.space.decisions, problem.space.junctions)
+    absent = [_absent(problem, i) for i in range(len(options))]
+    tried = sum(len(o) - (a in o) for o, a in zip(options, absent, strict=True) if len(o) > 1)
+    nodes = (range(j.keep + 1, len(j.decisions) + 1) for j in problem.space.junctions)
+    return tried + sum(sum(node) for node in nodes)
 
 
 def _absent(problem: Problem, decision: int) -> int | None:

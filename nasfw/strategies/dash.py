@@ -12,11 +12,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nasfw import mixtures, oneshot, training
+from nasfw import mixtures, oneshot, training, workloads
 from nasfw.contracts import Architecture, Evaluate, Problem, Recipe, Strategy, Trial, Workload
-from nasfw.oneshot import Search, Work
+from nasfw.oneshot import Search
 from nasfw.records import costs
 from nasfw.strategies.parameters import Candidates, Eigenvalue, Epochs, Fraction, Proposals
+from nasfw.workloads import Work
 
 _WORK = Work(mixed=1.0)
 # Below so many batches an epoch, a recipe of the grid is tried on this share of them.
@@ -35,13 +36,13 @@ class Dash(Strategy):
        architecture that maximises sum(log mixture weight) - t * sum(cost) for some t >= 0 is proposed, where
        an option's cost is measured by putting it alone into the plain backbone; with several costs, each by
        itself and their normalised sum. At most ``proposals`` of them, evenly along the way.
-    3. The ``candidates`` are, as far as they go: the preferred architecture; the plain backbone; the plain
-       backbone with the one change, and with half of the changes, that the mixture prefers most over the
-       backbone's own options; then of the proposals, ranked on the validation split with the supernet's
-       weights and batch statistics computed anew, those that keep the most hypervolume, and two that are
-       cheaper than these. Architectures that the mixture preferred earlier are ranked along. Costs are
-       predicted for that where the objective has a table. The changes count because a short training of a
-       large mixture says more about where another option helps than about all layers at once.
+    3. The ``candidates`` are, as far as they go: the preferred architecture; the best of the proposals,
+       ranked on the validation split with the supernet's weights and batch statistics computed anew; the
+       plain backbone; the plain backbone with the one change, and with half of the changes, that the mixture
+       prefers most over the backbone's own options; then those proposals that keep the most hypervolume, and
+       two that are cheaper than these. Architectures that the mixture preferred earlier are ranked along.
+       Costs are predicted for that where the objective has a table. The changes count because a short
+       training of a large mixture says more about where another option helps than about all layers at once.
     4. If a grid of recipes is given, the best architecture tries it with short trainings.
     5. The candidates are trained from scratch with the best recipe.
     """
@@ -88,7 +89,7 @@ class Dash(Strategy):
 
     def workload(self, problem: Problem) -> Workload:
         grid = list(self._grid(problem)) if self._has_grid else []
-        work = oneshot.workload(problem, self, _WORK, sum(r.passes for r in grid))
+        work = workloads.workload(problem, self, _WORK, sum(r.passes for r in grid))
         return replace(work, trials=work.trials + len(grid))
 
     def train(self, problem: Problem, evaluate: Evaluate) -> Search:

@@ -10,11 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nasfw import mixtures, oneshot
+from nasfw import mixtures, oneshot, workloads
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
-from nasfw.oneshot import Search, Work
+from nasfw.oneshot import Search
 from nasfw.strategies.darts import hypergradient
 from nasfw.strategies.parameters import Candidates, Clip, Eigenvalue, Epochs, Fraction, Proposals
+from nasfw.workloads import Work
 
 # No option is given up for good.
 _FLOOR = 1e-5
@@ -34,11 +35,11 @@ class Gaea(Strategy):
     epochs: Epochs = None
     fraction: Fraction = None
     mixture_lr: Annotated[float, Field(gt=0, description="step size of mirror descent")] = 0.1
-    adaptive: Annotated[bool, Field(description="divide the step size by the gradient's largest entry")] = (
-        False
-    )
+    adaptive: Annotated[
+        bool, Field(description="divide the step size by the largest entry of all rows' gradients")
+    ] = False
     entropy: Annotated[
-        float, Field(ge=0, description="weight of the mixture's entropy as a penalty, for sharper mixtures")
+        float, Field(ge=0, description="weight of sum p log p in the loss, against mixtures of one option")
     ] = 0.0
     single_level: Annotated[bool, Field(description="train the mixture on the training split too")] = False
     edges: Annotated[bool, Field(description="weights for the edges into a node")] = False
@@ -54,7 +55,7 @@ class Gaea(Strategy):
         oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
-        return oneshot.workload(problem, self, Work(mixed=2.0))
+        return workloads.workload(problem, self, Work(mixed=2.0))
 
     def train(self, problem: Problem, evaluate: Evaluate) -> Search:
         """The search after the training of supernet and mixture."""
@@ -74,18 +75,24 @@ class Gaea(Strategy):
         for _ in search.epochs():
             for train, valid in search.pairs():
                 gradients = hypergradient(search, train, train if self.single_level else valid)
-                self.descend(list(search.outer), gradients)
+                rows = list(search.outer)
+                for part in (slice(count), slice(count, None)):
+                    self.descend(rows[part], gradients[part])
                 search.learn(train, search.mixture)
         return search
 
     @torch.no_grad()
     def descend(self, rows: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """One step of mirror descent of each of ``rows``, which stay on their simplices."""
+        if self.entropy:
+            pairs = zip(rows, gradients, strict=True)
+            gradients = [g + self.entropy * (row.log() + 1) for row, g in pairs]
+        rate: float | Tensor = self.mixture_lr
+        if self.adaptive and rows:
+            largest = torch.stack(torch._foreach_norm(list(gradients), torch.inf)).max()
+            # Without a gradient there is no step; nothing is read from a card, which would stall it.
+            rate = self.mixture_lr / torch.where(largest > 0, largest, 1.0)
         for row, gradient in zip(rows, gradients, strict=True):
-            if self.entropy:
-                gradient = gradient - self.entropy * (row.log() + 1)
-            rate = self.mixture_lr / float(gradient.abs().max() or 1.0) if self.adaptive else self.mixture_lr
-            moved = row.log() - rate * gradient
             # Normalised by a softmax, as a sum of exponentials may overflow; and again after the floor.
-            shares = torch.softmax(moved, 0).clamp_(min=_FLOOR)
+            shares = torch.softmax(row.log() - rate * gradient, 0).clamp_(min=_FLOOR)
             row.copy_(shares / shares.sum())

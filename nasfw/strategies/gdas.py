@@ -9,9 +9,9 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from nasfw import mixtures, oneshot
+from nasfw import mixtures, oneshot, workloads
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
-from nasfw.oneshot import Search, Settings, Work
+from nasfw.oneshot import Search
 from nasfw.strategies.darts import adam
 from nasfw.strategies.parameters import (
     Candidates,
@@ -23,9 +23,10 @@ from nasfw.strategies.parameters import (
     MixtureRate,
     Proposals,
 )
+from nasfw.workloads import Settings, Work
 
 # The step of the mixture computes all options once, without their gradients.
-WORK = Work(mixed=0.4, paths=2.0)
+WORK = Work(mixed=0.4, drawn=2.0)
 # One-hot vectors with a gradient, given the logits and the share of the epochs that is done.
 Draw = Callable[[Sequence[Tensor], float], list[Tensor]]
 
@@ -59,7 +60,7 @@ class Gdas(Strategy):
         oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
-        return oneshot.workload(problem, self, WORK)
+        return workloads.workload(problem, self, WORK)
 
     def train(self, problem: Problem, evaluate: Evaluate) -> Search:
         """The search after the training of supernet and mixture."""

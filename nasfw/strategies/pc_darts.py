@@ -11,8 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from nasfw import mixtures, oneshot
-from nasfw.contracts import Evaluate, Problem, Strategy, Workload
+from nasfw import mixtures, oneshot, workloads
+from nasfw.contracts import Evaluate, Problem, Strategy, UsageError, Workload
 from nasfw.oneshot import Search
 from nasfw.strategies.darts import WORK, adam, hypergradient
 from nasfw.strategies.parameters import (
@@ -55,10 +55,14 @@ class PcDarts(Strategy):
         self.train(problem, evaluate).finish()
 
     def check(self, problem: Problem) -> None:
-        oneshot.check(replace(problem, space=problem.space.partial(self.share)))
+        try:
+            space = problem.space.partial(self.share)
+        except UsageError as reason:
+            raise UsageError(f"pc_darts with share={self.share}: {reason}") from None
+        oneshot.check(replace(problem, space=space))
 
     def workload(self, problem: Problem) -> Workload:
-        return oneshot.workload(problem, self, WORK["first"])
+        return workloads.workload(problem, self, WORK["first"])
 
     def train(self, problem: Problem, evaluate: Evaluate) -> Search:
         """The search after the training of supernet and mixture."""

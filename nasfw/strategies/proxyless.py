@@ -10,12 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nasfw import mixtures, oneshot
+from nasfw import mixtures, oneshot, workloads
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
-from nasfw.oneshot import Batch, Search, Work
+from nasfw.oneshot import Batch, Search
 from nasfw.strategies.darts import adam
 from nasfw.strategies.parameters import Candidates, Clip, Eigenvalue, Epochs, Fraction, MixtureRate, Proposals
 from nasfw.tradeoff import option_costs
+from nasfw.workloads import Work
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ class Proxyless(Strategy):
         oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
-        return oneshot.workload(problem, self, self._work)
+        return workloads.workload(problem, self, self._work)
 
     @property
     def _work(self) -> Work:
         share = (1 - self.warmup) / self.interval
-        return Work(mixed=0.4 * share, paths=1.0 + share)
+        return Work(drawn=1.0, pairs=share)
 
     def train(self, problem: Problem, evaluate: Evaluate) -> Search:
         """The search after the training of supernet and mixture."""
@@ -89,7 +90,10 @@ class Proxyless(Strategy):
             torch.zeros_like(a).scatter_(0, pair[_open(a, pair)], 1.0).requires_grad_()
             for a, pair in zip(logits, pairs, strict=True)
         ]
-        with search.statistics_kept():
+        # Read at once, since reading from a card stalls it.
+        places = iter(torch.cat(pairs).tolist())
+        options = [[kept[next(places)] for _ in pair] for kept, pair in zip(search.mixed, pairs, strict=True)]
+        with search.statistics_kept(), search.supernet.only(options):
             loss = search.loss(valid, search.full(gates))
         slopes = torch.autograd.grad(loss, gates, materialize_grads=True)
         gradients = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from nasfw import mixtures, oneshot
+from nasfw import mixtures, oneshot, workloads
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
 from nasfw.oneshot import Search
 from nasfw.strategies.gdas import WORK, by_samples
@@ -48,7 +48,7 @@ class ReinMax(Strategy):
         oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
-        return oneshot.workload(problem, self, WORK)
+        return workloads.workload(problem, self, WORK)
 
     def train(self, problem: Problem, evaluate: Evaluate) -> Search:
         """The search after the training of supernet and mixture."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import ceil
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from nasfw import oneshot, training
-from nasfw.contracts import Evaluate, Problem, Strategy, Workload
+from nasfw import oneshot, training, workloads
+from nasfw.contracts import Evaluate, Problem, Recipe, Strategy, UsageError, Workload
 from nasfw.oneshot import Search
 from nasfw.strategies.darts import WORK, adam, hypergradient
 from nasfw.strategies.parameters import (
@@ -29,6 +30,8 @@ log = logging.getLogger("nasfw")
 # In computations of the eigenvalue, of which the paper has one every other epoch: the mean of five belongs to
 # the middle one, it is compared with the one four before, and nothing is decided before the eleventh.
 _WINDOW, _MIDDLE, _BACK, _FIRST = 5, 2, 4, 11
+# How many the paper's search has, and how many are enough for a few decisions.
+_USUAL, _ENOUGH = 25, 16
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,11 @@ class RobustDarts(Strategy):
     """DARTS, first order, that ends or starts anew from an earlier state when the validation loss sharpens.
 
     The largest eigenvalue of the validation loss's Hessian with respect to the mixture's logits is computed
-    on a random batch every ``interval`` epochs (Lanczos's method). Once its mean over five computations is
-    more than ``factor`` times that of four computations earlier, with ``mode`` "stop" the search returns to
-    the state that the earlier mean belongs to and ends (DARTS-ES). With "adapt" it goes on from there with a
-    ``decay_factor`` times larger weight decay, ``rollbacks`` times at most (DARTS-ADA). Proposals are made as
-    those of ``darts``.
+    on a random batch every ``interval`` epochs (Lanczos's method); short searches divide their epochs for
+    that. Once its mean over five computations is more than ``factor`` times that of four computations
+    earlier, with ``mode`` "stop" the search returns to the state that the earlier mean belongs to and ends
+    (DARTS-ES). With "adapt" it goes on from there with a ``decay_factor`` times larger weight decay,
+    ``rollbacks`` times at most (DARTS-ADA). Proposals are made as those of ``darts``.
     """
 
     mode: Annotated[Literal["stop", "adapt"], Field(description="what happens when the loss sharpens")] = (
@@ -48,7 +51,8 @@ class RobustDarts(Strategy):
     )
     factor: Annotated[float, Field(gt=1, description="growth of the mean eigenvalue that is too much")] = 1.3
     interval: Annotated[
-        int | None, Field(ge=1, description="epochs between eigenvalues; None: 25 over the whole search")
+        int | None,
+        Field(ge=1, description="epochs between eigenvalues; None: 16 to 49 over the whole search"),
     ] = None
     decay_factor: Annotated[float, Field(gt=1, description="growth of the weight decay (adapt)")] = 10.0
     rollbacks: Annotated[int, Field(ge=0, description="how often to start anew at most (adapt)")] = 2
@@ -73,17 +77,47 @@ class RobustDarts(Strategy):
 
     def check(self, problem: Problem) -> None:
         oneshot.check(problem)
+        recipe = workloads.recipe_of(problem, self)
+        if self.interval is not None and recipe.epochs // self.interval < _FIRST:
+            raise UsageError(
+                f"robust_darts with interval={self.interval} computes {recipe.epochs // self.interval} "
+                f"eigenvalues in {recipe.epochs} epochs, and decides nothing before it has {_FIRST}; "
+                "choose a smaller interval or more epochs"
+            )
+        if self.mode == "adapt" and recipe.weight_decay == 0:
+            raise UsageError("robust_darts with mode=adapt multiplies the recipe's weight_decay, which is 0")
 
     def workload(self, problem: Problem) -> Workload:
-        return oneshot.workload(problem, self, WORK["first"])
+        settings = self._divided(problem)
+        recipe = workloads.recipe_of(problem, settings)
+        looks = recipe.epochs // settings._interval(recipe)
+        return workloads.workload(
+            problem, settings, WORK["first"], mixed=workloads.sharpness_passes(problem, recipe, looks)
+        )
+
+    def _divided(self, problem: Problem) -> RobustDarts:
+        """These settings, with shorter epochs where there are too few for the means of eigenvalues."""
+        recipe = workloads.recipe_of(problem, self)
+        steps = training.steps_per_epoch(problem.task, "train", recipe)
+        parts = min(ceil(_ENOUGH / recipe.epochs), steps)
+        if self.interval is not None or parts == 1:
+            return self
+        return replace(self, epochs=recipe.epochs * parts, fraction=recipe.fraction / parts)
+
+    def _interval(self, recipe: Recipe) -> int:
+        return self.interval or max(1, recipe.epochs // _USUAL)
 
     def train(self, problem: Problem, evaluate: Evaluate) -> Search:
         """The search after the training of supernet and mixture."""
-        search = Search(problem, evaluate, self, WORK["first"])
+        search = Search(problem, evaluate, self._divided(problem), WORK["first"])
         search.outer = search.logits()
         optimiser, watch = adam(search, self.mixture_lr, self.mixture_decay), _Watch()
-        epochs = search.recipe.epochs
-        interval = self.interval or max(1, epochs // 25)
+        epochs, interval = search.recipe.epochs, self._interval(search.recipe)
+        if epochs // interval < _FIRST:
+            log.warning(
+                "robust_darts computes %d eigenvalues in so few steps, and decides nothing before it has %d",
+                *(epochs // interval, _FIRST),
+            )
         state: dict[str, training.Stateful] = {
             "supernet": search.supernet,
             "outer": search.outer,

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from nasfw import oneshot
+from nasfw import oneshot, workloads
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
-from nasfw.oneshot import Batch, Search, Work
+from nasfw.oneshot import Batch, Search
 from nasfw.strategies.darts import adam, hypergradient
 from nasfw.strategies.parameters import (
     Candidates,
@@ -26,6 +26,7 @@ from nasfw.strategies.parameters import (
     MixtureRate,
     Proposals,
 )
+from nasfw.workloads import Work
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,17 @@ class SdDarts(Strategy):
         oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
-        return oneshot.workload(problem, self, self._work)
+        return workloads.workload(problem, self, self._work(problem))
 
-    @property
-    def _work(self) -> Work:
+    def _work(self, problem: Problem) -> Work:
+        epochs = workloads.recipe_of(problem, self).epochs
+        teachers = sum(min(self.teachers, epoch // self.interval) for epoch in range(epochs))
         # A teacher only answers, which is a third of a step.
-        return Work(mixed=2.0 + self.teachers / 3)
+        return Work(mixed=2.0 + teachers / (3 * epochs))
 
     def train(self, problem: Problem, evaluate: Evaluate) -> Search:
         """The search after the training of supernet and mixture."""
-        search = Search(problem, evaluate, self, self._work)
+        search = Search(problem, evaluate, self, self._work(problem))
         search.outer = search.logits()
         optimiser, past = adam(search, self.mixture_lr, self.mixture_decay), _Past()
         for epoch in search.epochs({"mixture optimizer": optimiser, "past": past}):

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from nasfw import mixtures, oneshot
+from nasfw import mixtures, oneshot, workloads
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
 from nasfw.oneshot import Search
 from nasfw.strategies.darts import WORK, adam, hypergradient
@@ -58,7 +58,7 @@ class SharpDarts(Strategy):
         oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
-        return oneshot.workload(problem, self, WORK[self.order])
+        return workloads.workload(problem, self, WORK[self.order])
 
     def train(self, problem: Problem, evaluate: Evaluate) -> Search:
         """The search after the training of supernet and mixture."""

@@ -10,12 +10,13 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from nasfw import mixtures, oneshot, progress, training
+from nasfw import mixtures, oneshot, progress, training, workloads
 from nasfw.contracts import Architecture, Evaluate, Mixture, Problem, Strategy, Workload
-from nasfw.oneshot import Batch, Search, Work
+from nasfw.oneshot import Batch, Search
 from nasfw.sampling import distinct
 from nasfw.strategies.parameters import Candidates, Clip, Epochs, Fraction, Proposals
 from nasfw.tradeoff import Array
+from nasfw.workloads import Work
 
 # One round for so many steps of training.
 _STEPS = 10_000
@@ -58,7 +59,17 @@ class WeightSharing(Strategy):
         oneshot.check(problem)
 
     def workload(self, problem: Problem) -> Workload:
-        return oneshot.workload(problem, self, Work(paths=1.0))
+        task, recipe = problem.task, workloads.recipe_of(problem, self)
+        samples = min(self.samples, problem.space.size)
+        rough = samples * min(self.batches * recipe.batch_size, task.size("valid"))
+        exact = min(self.top, samples) * task.size("valid")
+        rating = self._rounds(problem) * (rough + exact) / (3 * task.size("train"))
+        return workloads.workload(problem, self, Work(paths=1.0), rating)
+
+    def _rounds(self, problem: Problem) -> int:
+        recipe = workloads.recipe_of(problem, self)
+        steps = recipe.epochs * training.steps_per_epoch(problem.task, "train", recipe)
+        return self.rounds or max(1, steps // _STEPS)
 
     def train(self, problem: Problem, evaluate: Evaluate) -> Search:
         """The search after the training of the supernet."""
@@ -71,8 +82,8 @@ class WeightSharing(Strategy):
 
     def select(self, search: Search) -> tuple[list[Architecture], list[Array]]:
         """The best architectures of each round, best of all first, and what each option is worth."""
-        space, steps = search.problem.space, search.recipe.epochs * search.steps
-        rounds, samples = self.rounds or max(1, steps // _STEPS), self.samples
+        space = search.problem.space
+        rounds, samples = self._rounds(search.problem), self.samples
         if not search.evaluate.spend(0.0):
             # The budget is used up: only so many as the best of them are needed.
             rounds, samples = 1, min(samples, self.top)

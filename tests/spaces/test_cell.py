@@ -12,6 +12,7 @@ from nasfw.flops import count_layers, count_parameters, forward_flops
 from nasfw.junctions import is_member
 from nasfw.spaces.cell import Darts
 from nasfw.spaces.cells import Chain, DropPath, Edge, Edges, edges
+from nasfw.spaces.nasbench201 import NasBench201
 from nasfw.spaces.robust import S1, S2, S3, S4, S5
 from nasfw.values import UsageError
 
@@ -52,6 +53,8 @@ def test_the_toy_space_has_81_different_members(task):
     assert len(every) == len(set(every)) == 81
     assert all(is_member(space.junctions, architecture) for architecture in every)
     assert [j.absent for j in space.junctions] == [None, None]
+    three = ["max_pool_3x3", "sep_conv_3x3", "skip_connect"]
+    assert [sorted(options) for options in space.decisions.values()] == [three] * 4
     model = space.build(every[-1])
     assert model(torch.randn(2, 1, 8, 8)).shape == (2, 3)
 
@@ -190,6 +193,19 @@ def test_a_smaller_space_has_less_work(task):
     assert forward_flops(model, (1, 8, 8)) + 1e5 * count_layers(model) <= 2e7
     chosen = Darts(task(), layers=7)
     assert chosen.reduced(0) == chosen
+
+
+@pytest.mark.parametrize("share", [2, 3, 8])
+@pytest.mark.parametrize("make", [Darts, NasBench201])
+def test_a_smaller_space_has_channels_that_can_be_divided(task, make, share):
+    """Down to the smallest of such."""
+    space = make(task((1, 32, 32), (3,)), channels=24, partial_channels=share)
+    assert space.reduced(0) == space
+    usual = type(space).channels
+    if usual % share == 0:
+        reduced = make(task((1, 32, 32), (3,)), partial_channels=share).reduced(0)
+        assert reduced.channels < usual
+        assert reduced.channels % share == 0
 
 
 def test_the_toy_space_is_never_enlarged_by_being_reduced(task):

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from nasfw.contracts import Problem, Recipe, SearchSpace, Supernet
-from nasfw.oneshot import Search, Work
+from nasfw.oneshot import Search
 from nasfw.strategies.darts import Darts, adam, hypergradient
 from nasfw.testing import Free, ToyCells, ToySpace, ToyTask, Wrong
+from nasfw.workloads import Work
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,23 @@ def test_a_hypergradient_leaves_everything_but_itself_alone(tmp_path, order):
     for part, state in zip(parts, before, strict=True):
         assert_same(part.state_dict(), state)
     assert all(p.grad is None for p in (*search.weights, *search.outer))
+
+
+def test_the_second_order_needs_no_copy_of_the_supernet(tmp_path, monkeypatch):
+    """All four losses are its own, with the weights of elsewhere, and no module can be copied."""
+
+    def refused(module, protocol):
+        raise AssertionError(f"{type(module).__name__} is copied")
+
+    search, train, valid = precise(tmp_path, RECIPE)
+    places, computed = [w.data_ptr() for w in search.weights], []
+    search.supernet.register_forward_hook(
+        lambda module, x, output: computed.append(module is search.supernet)
+    )
+    monkeypatch.setattr(nn.Module, "__reduce_ex__", refused)
+    hypergradient(search, train, valid, "second")
+    assert computed == [True] * 4
+    assert [w.data_ptr() for w in search.supernet.parameters()] == places
 
 
 def assert_same(one, other):

@@ -12,9 +12,10 @@ from torch import nn
 
 from nasfw import training
 from nasfw.contracts import Junction, Option, Problem, SearchSpace, Supernet
-from nasfw.oneshot import Search, Work
+from nasfw.oneshot import Search
 from nasfw.strategies.darts_pt import DartsPt, _Decided
 from nasfw.testing import Free, ToyCells, ToyTask, Wrong
+from nasfw.workloads import Work
 
 EDGE = ("none", "x", "y", "z")
 
@@ -256,11 +257,15 @@ def test_tuning_begins_with_a_tenth_of_the_learning_rate(tmp_path):
     assert found[main:] == pytest.approx(cosine * 2, rel=1e-12)
 
 
-@pytest.mark.parametrize(("tune", "trained_epochs"), [(0, 2), (1, 2 + 7), (3, 2 + 21)])
-def test_every_round_is_followed_by_its_tuning(tmp_path, tune, trained_epochs):
-    """Six decisions and one node that loses an edge make seven rounds."""
-    p = problem(tmp_path, ToyCells(ToyTask()), ToyTask())
-    search, decided = trained(DartsPt(epochs=2, tune_epochs=tune), p)
+@pytest.mark.parametrize(("tune", "trained_epochs"), [(0, 2), (1, 2 + 6), (3, 2 + 18)])
+def test_the_supernet_is_tuned_between_two_rounds(tmp_path, tune, trained_epochs):
+    """Six decisions and one node that loses an edge make seven rounds; the announced work is charged."""
+    p, free = problem(tmp_path, ToyCells(ToyTask()), ToyTask()), Free()
+    strategy = DartsPt(epochs=2, tune_epochs=tune)
+    search, decided = trained(strategy, p, free)
+    # A mixture of toy cells costs 2.
+    assert sum(free.passes) == pytest.approx(2 * strategy.workload(p).supernet_passes, rel=1e-12)
+    assert sum(free.passes[:-1]) == 4.0 * trained_epochs
     assert search.schedule.last_epoch == trained_epochs * search.steps
     assert (len(decided.kept), len(decided.removed)) == (6, 1)
     assert all(float(row.sum()) in (0.0, 1.0) for row in search.mixture)

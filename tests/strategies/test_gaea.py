@@ -75,14 +75,26 @@ def test_an_adaptive_step_does_not_depend_on_the_size_of_the_gradient():
     torch.testing.assert_close(still, row, rtol=1e-12, atol=0)
 
 
+def test_rows_share_the_adaptive_step():
+    """A row that the loss hardly depends on hardly moves."""
+    rows = [simplex(3), simplex(3)]
+    gradients = [torch.tensor([1.0, 0.0, -4.0]).double(), 1e-9 * torch.tensor([1.0, 0.0, -1.0]).double()]
+    expected = [moved(row, g / 4.0) for row, g in zip(rows, gradients, strict=True)]
+    found = [row.clone() for row in rows]
+    Gaea(adaptive=True).descend(found, gradients)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(found[1], rows[1], rtol=1e-8, atol=0)
+
+
 def test_the_entropy_is_a_penalty_of_the_loss():
-    """The step with it is the step of the gradient of g.p + weight * H(p)."""
+    """The step with it is the step of the gradient of g.p + weight * sum p log(p n); it evens out."""
     row, gradient = simplex(5), torch.linspace(-1, 1, 5, dtype=torch.float64)
     p = row.clone().requires_grad_()
-    (whole,) = torch.autograd.grad(gradient @ p + 0.3 * -(p * p.log()).sum(), p)
+    (whole,) = torch.autograd.grad(gradient @ p + 0.3 * (p * (5 * p).log()).sum(), p)
     torch.testing.assert_close(moved(row, gradient, entropy=0.3), moved(row, whole), rtol=1e-12, atol=1e-15)
-    sharper = moved(row, torch.zeros_like(row), entropy=0.3)
-    assert float(-(sharper * sharper.log()).sum()) < float(-(row * row.log()).sum())
+    evener = moved(row, torch.zeros_like(row), entropy=0.3)
+    assert float(-(evener * evener.log()).sum()) > float(-(row * row.log()).sum())
 
 
 def problem(folder, task=None, space=None, **recipe):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nasfw.contracts import Problem
+from nasfw.contracts import Problem, UsageError
+from nasfw.spaces.robust import S5
 from nasfw.strategies.darts import Darts
 from nasfw.strategies.pc_darts import PcDarts
 from nasfw.testing import Free, ToyCells, ToySpace, ToyTask, Wrong
@@ -142,3 +143,9 @@ def test_the_mixture_learns_not_to_leave_edges_out(tmp_path):
     with torch.no_grad():
         shares = [torch.softmax(row, 0) for row in list(search.outer)[:2]]
     assert sum(float(row[0]) for row in shares) / 2 < 0.2
+
+
+def test_channels_that_cannot_be_divided_are_said_with_the_share(tmp_path):
+    p = problem(tmp_path, S5(ToyTask(), channels=8))
+    with pytest.raises(UsageError, match=r"pc_darts with share=3: 8 channels cannot be divided into 3"):
+        PcDarts(share=3).check(p)

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from nasfw.contracts import Candidate, CostTable, Objective, Problem
-from nasfw.oneshot import Search, Work
+from nasfw.oneshot import Search
 from nasfw.strategies.proxyless import Proxyless, expected_costs, gate_gradient, rebalance, two
 from nasfw.testing import Free, Price, ToyCells, ToySpace, ToyTask, Wrong
+from nasfw.testing.toys import _CellSupernet
+from nasfw.workloads import Work
 
 LOGITS = torch.tensor([0.3, -1.0, 2.0, 0.0, 0.7], dtype=torch.float64)
 
@@ -230,3 +232,21 @@ def test_the_mixture_learns_which_option_is_useful(tmp_path, scales):
     p = problem(tmp_path, space=ToySpace(task, scales), task=task)
     search = trained(Proxyless(mixture_lr=0.1, interval=1), p)
     assert p.space.discretise(search.mixture) == (1.0, 1.0)
+
+
+def test_only_two_options_of_an_edge_are_computed(tmp_path, monkeypatch):
+    """And they are those whose logits move."""
+    task = ToyTask()
+    asked, plain = [], _CellSupernet.only
+
+    def only(supernet, options):
+        asked.append([list(pair) for pair in options])
+        return plain(supernet, options)
+
+    monkeypatch.setattr(_CellSupernet, "only", only)
+    p = problem(tmp_path, space=ToyCells(task, mixed=False), batch_size=1000)
+    search = trained(Proxyless(epochs=1, warmup=0.0), p)
+    (options,) = asked
+    for row, kept, pair in zip(search.outer, search.mixed, options, strict=True):
+        assert {kept[k] for k in row.grad.nonzero().flatten().tolist()} <= set(pair) <= set(kept)
+        assert len(set(pair)) == 2

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from nasfw import training
-from nasfw.contracts import Problem
+from nasfw.contracts import Problem, UsageError
+from nasfw.oneshot import Search
 from nasfw.strategies.darts import Darts, adam
 from nasfw.strategies.robust_darts import RobustDarts, _Watch, returns_to
 from nasfw.testing import Free, ToySpace, ToyTask, Wrong
@@ -200,7 +201,10 @@ def test_it_adapts_so_often_and_then_trains_to_the_end(tmp_path, rollbacks):
     epochs = 13 + 6 * rollbacks
     assert [m.epoch for m in search.history.moments] == list(range(1, epochs + 1))
     assert search.schedule.last_epoch == 13 * search.steps
-    assert sum(free.passes) == 2 * epochs
+    # A step of weights and mixture are two gradients, and every eigenvalue takes some.
+    looks = search.history.gradients / search.steps
+    assert sum(free.passes) == pytest.approx(2 * epochs + looks, rel=1e-12)
+    assert looks >= epochs * 2 * 4 / search.steps
     # Every state is kept: none is written over that a search which goes on may need.
     assert len(list((tmp_path / "checkpoints").glob("sharpness-*.pt"))) == epochs
 
@@ -219,6 +223,56 @@ def test_a_large_factor_changes_nothing_against_darts(tmp_path):
     assert all(torch.equal(a, b) for a, b in pairs)
     assert one.history.notes == []
     assert all(m.eigenvalue is not None for m in one.history.moments)
+
+
+def counted(monkeypatch):
+    """How many losses supernets are asked for."""
+    calls, plain = [], Search.loss
+
+    def loss(self, batch, mixture):
+        calls.append(1)
+        return plain(self, batch, mixture)
+
+    monkeypatch.setattr(Search, "loss", loss)
+    return calls
+
+
+def test_all_gradients_are_charged(tmp_path, monkeypatch):
+    """Those of the eigenvalues, too."""
+    calls, p, free = counted(monkeypatch), problem(tmp_path, batch_size=16), Free()
+    search = trained(RobustDarts(epochs=12, factor=1e9, interval=1), p, free)
+    # The weights' own gradients are computed by ``learn``, one for each step of the mixture.
+    steps = 12 * search.steps
+    assert sum(free.passes) == pytest.approx((steps + len(calls)) / search.steps, rel=1e-12)
+    assert len(calls) > 3 * steps
+
+
+@pytest.mark.parametrize(("epochs", "parts"), [(8, 2), (3, 6), (16, 1), (50, 1)])
+def test_a_short_search_divides_its_epochs_to_have_enough_eigenvalues(tmp_path, epochs, parts):
+    """As many batches as otherwise, or one more in each part; it can return to an earlier state."""
+    p = problem(tmp_path, ToySpace(ToyTask(samples=600)), batch_size=16)
+    p = replace(p, task=p.space.task)
+    search = trained(RobustDarts(epochs=epochs, factor=1e-9), p)
+    recipe = search.recipe
+    assert (recipe.epochs, recipe.fraction) == (epochs * parts, 1 / parts)
+    whole = training.steps_per_epoch(p.task, "train", p.recipe)
+    assert epochs * whole <= recipe.epochs * search.steps <= (epochs + 1) * whole + recipe.epochs
+    assert len(search.history.notes) == 1
+
+
+def test_what_could_decide_nothing_is_refused(tmp_path):
+    p = problem(tmp_path)
+    with pytest.raises(UsageError, match=r"interval=2 computes 10 eigenvalues in 20 epochs.* has 11"):
+        RobustDarts(epochs=20, interval=2).check(p)
+    RobustDarts(epochs=22, interval=2).check(p)
+    with pytest.raises(UsageError, match="multiplies the recipe's weight_decay, which is 0"):
+        RobustDarts(mode="adapt").check(problem(tmp_path, weight_decay=0.0))
+    RobustDarts(mode="stop").check(problem(tmp_path, weight_decay=0.0))
+
+
+def test_so_few_steps_that_nothing_can_be_decided_are_warned_of(tmp_path, caplog):
+    trained(RobustDarts(epochs=2), problem(tmp_path, batch_size=16))
+    assert "computes 4 eigenvalues in so few steps, and decides nothing before it has 11" in caplog.text
 
 
 @pytest.mark.parametrize(("epochs", "interval", "expected"), [(5, None, 5), (50, None, 25), (7, 3, 2)])

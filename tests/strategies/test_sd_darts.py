@@ -176,3 +176,12 @@ def _kept(folder):
     """The earlier states in a search's checkpoint."""
     content = torch.load(folder / "checkpoints" / "supernet.pt", weights_only=True)
     return content["parts"]["past"]
+
+
+def test_answers_are_charged_from_the_first_teacher_on(tmp_path):
+    """Of five epochs two have none, two have one and one has two: a third of a gradient each."""
+    p, free = problem(tmp_path), Free()
+    SdDarts(epochs=5, interval=2, teachers=3).train(p, free)
+    # A mixture of toy cells costs 2.
+    assert sum(free.passes) == pytest.approx(2 * (5 * 2 + 4 / 3))
+    assert SdDarts(epochs=5, interval=2).workload(p).supernet_passes == pytest.approx(5 * 2 + 4 / 3)

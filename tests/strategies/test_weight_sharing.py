@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from nasfw import workloads
 from nasfw.contracts import Problem
-from nasfw.oneshot import Search, Work
+from nasfw.oneshot import Search
 from nasfw.sampling import distinct
 from nasfw.strategies.weight_sharing import WeightSharing, path, worth
 from nasfw.testing import Free, ToyCells, ToySpace, ToyTask, Wrong
+from nasfw.workloads import Work
 
 
 def problem(folder, space=None, task=None, seed=3, **recipe):
@@ -181,3 +183,18 @@ def test_sharing_weights_finds_a_useful_architecture(tmp_path):
     ranked, _ = strategy.select(trained(strategy, p))
     assert 0.0 not in ranked[0]
     assert all(0.0 in a for a in ranked[-5:])
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_rating_is_announced_as_it_is_charged(tmp_path, rounds):
+    """At most, since an architecture that is drawn again is not rated again."""
+    p, free = problem(tmp_path), Free()
+    strategy = WeightSharing(epochs=2, rounds=rounds, samples=10, batches=2, top=3)
+    search = trained(strategy, p, free)
+    before = len(free.passes)
+    strategy.select(search)
+    charged = sum(free.passes[before:])
+    rest = workloads.workload(p, strategy, Work(paths=1.0)).passes
+    announced = strategy.workload(p).passes - rest
+    assert charged == pytest.approx(announced) if rounds == 1 else charged < announced * (1 + 1e-9)
+    assert charged > 0.8 * announced
