@@ -52,7 +52,9 @@ class Estimate:
 
 
 def estimate(experiment: Experiment) -> list[Estimate]:
-    """Time a few training steps of each kind of network that the run would train."""
+    """Time a few training steps of each kind of network that the run would train, if it trains any."""
+    if not any(o.trained for o in experiment.objectives):
+        return []
     with threads(experiment.threads):
         return [_of_space(experiment, label) for label in experiment.spaces]
 

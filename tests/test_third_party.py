@@ -106,9 +106,7 @@ def test_a_run_looks_networks_up_without_training(installed, tmp_path):
     accuracies = {f"{split}_acc_12": rng.uniform(10, 90, (15625, 1)) for split in ("valid", "test")}
     np.savez(tmp_path / "table.npz", datasets=["cifar10"], **accuracies)
     np.savez(tmp_path / "times.npz", devices=["fpga"], latency_ms=rng.uniform(1, 9, (1, 15625)))
-    said = nasfw(
-        installed(NASBENCH201),
-        tmp_path,
+    command = (
         "run",
         "task=nasbench201",
         "task.file=table.npz",
@@ -120,6 +118,10 @@ def test_a_run_looks_networks_up_without_training(installed, tmp_path):
         "final.seeds=1",
         "folder=run",
     )
+    planned = nasfw(installed(NASBENCH201), tmp_path, *command, "--dry-run")
+    assert "Nothing is trained" in planned
+    assert not (tmp_path / "run").exists()
+    said = nasfw(installed(NASBENCH201), tmp_path, *command)
     assert "latency@fpga" in said
     data = json.loads(nasfw(installed(NASBENCH201), tmp_path, "show", "run", "--json"))
     assert (data["trials"], data["random_trials"], data["phase"]) == (100, 100, "final")

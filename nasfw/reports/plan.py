@@ -98,6 +98,10 @@ def _shape(shape: Sequence[int]) -> str:
 
 def forecast(estimates: Sequence[Estimate]) -> RenderableType:
     """What a run would take."""
+    if not estimates:
+        return Text(
+            "Nothing is trained, so there are no steps whose time could be told.\nNothing was written."
+        )
     parts: list[RenderableType] = [part for e in estimates for part in (_sizes(e), _times(e))]
     totals = [e.total for e in estimates]
     known = [t for t in totals if t is not None]
