@@ -83,7 +83,9 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
             },
         },
     },
-    # The constants of the DARTS papers, whose SGD has no Nesterov momentum; days on a GPU.
+    # The constants of the DARTS papers, whose SGD has no Nesterov momentum; days on a GPU. Without cutout and
+    # the floor of 0.001 of their learning rate; batches of 256 with rate 0.1 (PC-DARTS, GAEA), rate 0.05
+    # (ProxylessNAS) and batches of 96 in the final phase are settings of a run, not of a strategy.
     "paper_darts": {
         "settings": {
             "recipe": {

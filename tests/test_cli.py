@@ -303,6 +303,7 @@ def test_a_run_ends_with_a_table_and_a_sentence_and_show_repeats_them(kind):
     assert data == json.loads(Path("found/result.json").read_text())
 
 
+@pytest.mark.slow
 def test_by_default_accuracy_is_traded_for_latency_and_what_was_trained_is_exported():
     """All that happens if nothing is asked for, but for its size."""
     pytest.importorskip("onnxruntime")

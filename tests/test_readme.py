@@ -66,6 +66,7 @@ def test_the_set_up_commands_are_what_the_continuous_integration_does(command):
     assert SET_UP[1] in (ROOT / "CONTRIBUTING.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(blocks(README, "python"))))
 def test_python_blocks_run(number, capsys):
     exec(compile(blocks(README, "python")[number], f"README block {number}", "exec"), {"__name__": "readme"})

@@ -49,6 +49,7 @@ def test_many_kernels_against_few(benchmark):
     compare(benchmark, passes, "49 kernels", "4 kernels")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depthwise", [False, True])
 @pytest.mark.parametrize(
     ("backbone", "shape", "settings"),

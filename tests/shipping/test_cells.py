@@ -29,7 +29,11 @@ AIDED = {
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "x"), [("darts", AIDED, MAPS), ("nasbench201", {"cells": 1, "channels": 4}, SERIES)]
+    ("name", "settings", "x"),
+    [
+        pytest.param("darts", AIDED, MAPS, marks=pytest.mark.slow),
+        ("nasbench201", {"cells": 1, "channels": 4}, SERIES),
+    ],
 )
 def test_networks_of_cells_are_shipped_as_they_were_trained(name, settings, x, tmp_path):
     np.savez(tmp_path / "my.npz", x_train=x, y_train=LABELS, x_test=x[:20], y_test=LABELS[:20])
