@@ -25,6 +25,10 @@ CASES = {
         {**{f"u{i}": ("none", "x", "y") for i in range(3)}, **{f"v{i}": ("none", "x") for i in range(3)}},
         [Junction((0, 1, 2), 2, "none"), Junction((3, 4, 5), 2, "none")],
     ),
+    "absent elsewhere": (
+        {"a": ("x", "none", "y"), "b": ("x", "y", "none"), "c": ("none", "x", "y"), "d": ("y", "x", "none")},
+        [Junction((0, 1), 1, "none"), Junction((2, 3), 1, "none")],
+    ),
     "alone": ({"a": ("none", "x"), "b": ("none", "x")}, [Junction((0, 1), 2, "none")]),
 }
 every_case = pytest.mark.parametrize(("decisions", "junctions"), CASES.values(), ids=list(CASES))
@@ -181,6 +185,18 @@ def test_it_is_the_genotype_of_darts(seed):
         assert {i for i in junction.decisions if found[i] != "none"} == set(kept)
         for i in kept:
             assert found[i] == decisions["normal 2<-0"][1 + int(np.argmax(weights[i][1:]))]
+
+
+def test_each_edge_has_the_absent_option_where_its_own_list_has_it():
+    """As in S1, whose lists differ from edge to edge; no edge is kept for "none", its strongest."""
+    decisions = {
+        "2<-0": ("none", "max", "skip"),
+        "2<-1": ("sep3", "none", "dil3"),
+        "2<-2": ("skip", "dil5", "none"),
+    }
+    scores = [[9.0, 1.0, 2.0], [3.0, 9.0, 1.0], [4.0, 2.0, 9.0]]
+    junctions = [Junction((0, 1, 2), 2, "none")]
+    assert best(decisions, junctions, scores) == ("none", "sep3", "skip")
 
 
 def test_the_first_ones_among_equals_are_the_best():

@@ -89,15 +89,20 @@ def cells(
 ) -> None:
     """Time training steps of supernets of cells against those of networks that they hold.
 
-    A full run takes some minutes, a quick one about a minute.
+    And search steps of DARTS of second order against those of first order, with their peak memory. A full run
+    takes about a quarter of an hour, a quick one about a minute.
     """
     _threads(str(threads))
     from nasfw.bars import showing
     from nasfw.benchmarks import cells as suite
+    from nasfw.benchmarks import orders
 
     with showing(err):
-        table = suite.table(suite.QUICK if quick else suite.FULL, threads, 7 if quick else 9)
-    out.print(table, crop=False)
+        steps = suite.table(suite.QUICK if quick else suite.FULL, threads, 7 if quick else 9)
+        # Few rounds of long steps.
+        found = orders.measured(orders.QUICK if quick else orders.FULL, threads, 7 if quick else 5)
+    for table in (steps, orders.table(found, threads)):
+        out.print(table, crop=False)
 
 
 def _show(report: Any, folder: Path, quick: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nasfw.benchmarks.findings import Footprint
+from nasfw.benchmarks.timing import Pass
 from nasfw.hardware.machine import held_memory, peak_memory, share_politely
 
 STEPS = 3
@@ -23,8 +24,9 @@ WHAT = (
 def footprint(subject: dict[str, Any], threads: int, compute: str) -> Footprint:
     """What ``STEPS`` training steps of ``subject`` need; RuntimeError if its process fails.
 
-    ``subject`` has a "kind" ("backbone", "supernet" or "published"), the "input_shape", "output_shape" and
-    "batch" of the task, and the "settings" of ``subjects.space``.
+    ``subject`` has a "kind", the "input_shape", "output_shape" and "batch" of the task, and "settings": those
+    of ``subjects.space`` for a "backbone", a "supernet" or a "published" one; those of DARTS's space for its
+    search steps of "first" and "second" order.
     """
     order = json.dumps({"subject": subject, "threads": threads, "compute": compute})
     if subject["kind"] == "supernet":
@@ -62,23 +64,32 @@ def main(order: str) -> None:
     share_politely()
     import torch
 
-    from nasfw.benchmarks import subjects
-
     asked = json.loads(order)
-    subject, compute = asked["subject"], asked["compute"]
+    compute = asked["compute"]
     torch.set_num_threads(asked["threads"])
-    task = subjects.Shapes(tuple(subject["input_shape"]), tuple(subject["output_shape"]), subject["batch"])
-    space = subjects.space(task, **subject["settings"])
-    if subject["kind"] == "backbone":
-        step = subjects.backbone_step(space, compute)
-    else:
-        step = subjects.supernet_step(space, subject["kind"] == "published", compute)
+    step = _step(asked["subject"], compute)
     on_card = compute.startswith("cuda")
     before = torch.cuda.memory_allocated(compute) if on_card else held_memory()
     for _ in range(STEPS):
         step()
     peak = torch.cuda.max_memory_allocated(compute) if on_card else peak_memory()
     sys.stdout.write(json.dumps({"peak": peak, "before": before}) + "\n")
+
+
+def _step(subject: dict[str, Any], compute: str) -> Pass:
+    from nasfw.benchmarks import subjects
+
+    kind, settings = subject["kind"], subject["settings"]
+    task = subjects.Shapes(tuple(subject["input_shape"]), tuple(subject["output_shape"]), subject["batch"])
+    if kind in ("first", "second"):
+        from nasfw.benchmarks.orders import search_step
+        from nasfw.spaces.cell import Darts
+
+        return search_step(Darts(task, **settings), kind, compute)
+    space = subjects.space(task, **settings)
+    if kind == "backbone":
+        return subjects.backbone_step(space, compute)
+    return subjects.supernet_step(space, kind == "published", compute)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,8 @@ def _mean_pooled(kernel: int, channels: int, stride: int, dims: int, affine: boo
 
 
 def _normed(pool: nn.Module, channels: int, dims: int) -> nn.Module:
-    # Without scale and shift in built networks, too: the published ones have no parameters there.
+    # In the released code supernets have a batch norm without scale and shift behind pools, but the networks
+    # that are built and evaluated have none there. Here they keep it: what was searched is what is trained.
     return nn.Sequential(pool, NORMS[dims](channels, affine=False))
 
 

@@ -96,7 +96,8 @@ class S4(CellSpace):
 class S5(CellSpace):
     """A toy space of 81 small networks: cells with one node, which keeps both edges, with three operations.
 
-    As in talks about RobustDARTS; small enough to train every network and know the best.
+    As in talks about RobustDARTS; small enough to train every network and know the best. In RobustDARTS's
+    released code "s5" is another space: the whole one of DARTS, which is ``darts`` here.
     """
 
     layers: Layers = 3

@@ -1,5 +1,6 @@
 """What tests of strategies search: numbers whose values are known, with executors of several workers."""
 
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -96,6 +97,41 @@ class Rounds(Executor):
             yield from [job() for job in started]
 
 
+@dataclass(frozen=True)
+class Clocked(Executor):
+    """So many workers on a simulated clock, where a trial takes as long as ``seconds`` says.
+
+    ``taken`` has what each trial took, and ``ends`` when each was done.
+    """
+
+    count: int
+    seconds: Callable[[Architecture, int], float]
+    taken: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[Record]:
+        queue, now = iter(jobs), self.ends[-1] if self.ends else 0.0
+        running: list[tuple[float, int, Record]] = []
+
+        def start(count: int) -> None:
+            for job in islice(queue, count):
+                record = job()
+                self.taken.append(self.seconds(record.architecture, record.recipe.epochs))
+                heapq.heappush(running, (now + self.taken[-1], len(self.taken), record))
+
+        start(self.count)
+        while running:
+            now, _, record = heapq.heappop(running)
+            self.ends.append(now)
+            yield record
+            start(1)
+
+    @property
+    def idle(self) -> float:
+        """The share of the workers' time until the last trial is done in which they did nothing."""
+        return 1 - sum(self.taken) / (self.count * self.ends[-1])
+
+
 @pytest.fixture
 def numbers():
     return Numbers
@@ -114,6 +150,11 @@ def workers():
 @pytest.fixture
 def rounds():
     return Rounds
+
+
+@pytest.fixture
+def clocked():
+    return Clocked
 
 
 @pytest.fixture

