@@ -220,6 +220,21 @@ class SpaceContract:
         output.square().sum().backward()
         assert all(m.grad is not None and torch.isfinite(m.grad).all() for m in mixture)
 
+    def test_options_that_do_not_matter_change_nothing(
+        self, space: SearchSpace, supernet: Supernet, task: Task
+    ) -> None:
+        """One option is open, and its gradient and another's are the same whatever is not computed."""
+        rows = [len(o) for o in space.decisions.values()]
+        pairs = [[n - 1, 0][:n] for n in rows]
+        found = []
+        for around in (contextlib.nullcontext(), supernet.eval().only(pairs)):
+            gates = [torch.eye(n)[n - 1].requires_grad_() for n in rows]
+            with around:
+                output = supernet(self._input(task), gates)
+            slopes = torch.autograd.grad(output.square().sum(), gates, materialize_grads=True)
+            found += [[output.detach(), *(g[pair] for g, pair in zip(slopes, pairs, strict=True))]]
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
     def test_a_mixture_of_parameters_stays_its_owners(
         self, space: SearchSpace, supernet: Supernet, task: Task
     ) -> None:
