@@ -26,11 +26,13 @@ from nasfw.contracts import (
 )
 from nasfw.pareto import ranks, spread
 from nasfw.records import as_costs
-from nasfw.tradeoff import Array, cost_table, option_costs, walk
+from nasfw.tradeoff import Array, cost_table, option_costs, total, walk
 
 _CALIBRATION = 16
 # Candidates that cheaper ones do not displace: the preferred one, the one ranked best, the plain backbone.
 _FIRST = 3
+# So many neighbours are drawn for each that is wanted.
+_DRAWS = 8
 # Candidates between the cheapest ones chosen by their ranks and the cheapest of all.
 _BETWEEN = 2
 
@@ -148,6 +150,16 @@ def propose(problem: Problem, gains: Sequence[Array], count: int) -> list[Archit
     return list(dict.fromkeys(found))[:count]
 
 
+def near(
+    problem: Problem, gains: Sequence[Array], architecture: Architecture, count: int
+) -> list[Architecture]:
+    """At most ``count`` that differ from it in one decision or edge; of many, those that gain most."""
+    space, rng = problem.space, np.random.default_rng([problem.seed, 3])
+    drawn = dict.fromkeys(space.mutate(architecture, rng) for _ in range(_DRAWS * count))
+    drawn.pop(architecture, None)
+    return sorted(drawn, key=lambda a: -total(space, gains, a))[:count]
+
+
 def cautious(problem: Problem, gains: Sequence[Array]) -> list[Architecture]:
     """The plain backbone with its most preferred change, and with half of the preferred changes.
 
@@ -170,7 +182,8 @@ def choose(
 ) -> list[Architecture]:
     """The architectures to train from scratch, at most ``candidates``.
 
-    ``found`` and the ``proposals`` are ranked with the supernet's weights. First come the preferred one (the
+    ``found`` and the ``proposals``, which without costs are neighbours of the preferred one, are ranked with
+    the supernet's weights. First come the preferred one (the
     first of ``found``), the one ranked best and the plain backbone; then the two ``cautious`` ones, and of
     the rest those that keep the most hypervolume, and those on the next fronts. With costs, the last two
     places are for such as are cheaper than these. Where there is but one place, the one ranked best has it.
@@ -178,8 +191,10 @@ def choose(
     problem = judge.problem
     must = list(dict.fromkeys([found[0], problem.space.default, *cautious(problem, gains)]))
     offered = list(dict.fromkeys([*found, *propose(problem, gains, proposals)]))
-    if len(offered) <= 1:
-        return must[:candidates]
+    costs = [o.reading for o in problem.objectives if o.fixed]
+    if not costs:
+        others = near(problem, gains, found[0], proposals)
+        offered = list(dict.fromkeys([*offered, *others]))[:proposals]
     rated = dict(judge.rate(offered, problem.objectives, "ranking proposals"))
     evaluate.spend(len(offered) * judge.passes)
     ranked = list(rated)
@@ -189,7 +204,6 @@ def choose(
     if candidates == 1:
         return order[:1] or must[:1]
     chosen = list(dict.fromkeys([found[0], *order[:1], *must, *order]))
-    costs = [o.reading for o in problem.objectives if o.fixed]
     if not costs:
         return chosen[:candidates]
     price = dict(zip(ranked, as_costs(rated.values(), costs[:1])[:, 0].tolist(), strict=True))

@@ -58,6 +58,17 @@ def _upper_hull(gain: Array, cost: Array) -> list[int]:
     return hull
 
 
+def total(space: SearchSpace, rows: Sequence[Array], architecture: Architecture) -> float:
+    """The sum of an architecture's values in ``rows``, in which an edge that is left out counts nothing."""
+    absent = {i: j.absent for j in space.junctions if j.selects for i in j.decisions}
+    chosen = zip(space.decisions.values(), architecture, rows, strict=True)
+    return sum(
+        float(row[list(options).index(option)])
+        for i, (options, option, row) in enumerate(chosen)
+        if i not in absent or option != absent[i]
+    )
+
+
 def walk(space: SearchSpace, gains: Sequence[Array], costs: Sequence[Array]) -> list[Architecture]:
     """The architectures of ``space`` that maximise sum(gain) - t * sum(cost) for some t >= 0, cheapest first.
 
@@ -70,14 +81,11 @@ def walk(space: SearchSpace, gains: Sequence[Array], costs: Sequence[Array]) -> 
         return [
             tuple(o[k] for o, k in zip(options, choice, strict=True)) for choice in supported(gains, costs)
         ]
-    absent = {i: j.absent for j in space.junctions if j.selects for i in j.decisions}
     # In units of their own, so that seconds are as good as microseconds.
     gains, costs = _scaled(gains), _scaled(costs)
 
     def totals(architecture: Architecture) -> tuple[float, float]:
-        kept = [i for i, o in enumerate(architecture) if i not in absent or o != absent[i]]
-        places = [(i, list(options[i]).index(architecture[i])) for i in kept]
-        return sum(float(gains[i][k]) for i, k in places), sum(float(costs[i][k]) for i, k in places)
+        return total(space, gains, architecture), total(space, costs, architecture)
 
     def maximiser(gain: float, cost: float) -> Architecture:
         return space.discretise([(gain * g - cost * c).tolist() for g, c in zip(gains, costs, strict=True)])

@@ -11,6 +11,7 @@ import torch
 
 from nasfw import proposals
 from nasfw.contracts import Architecture, Candidate, CostTable, Objective, Problem, Recipe, SearchSpace
+from nasfw.junctions import is_member
 from nasfw.proposals import Judge, cautious, gains_of
 from nasfw.testing import Free, Price, ToyCells, ToySpace, ToyTask, Wrong
 
@@ -237,3 +238,32 @@ def test_the_best_of_what_was_found_on_the_way_is_trained(tmp_path, candidates, 
     assert candidates == 1 or found[0] == last
     assert len(found) == len(set(found)) == candidates
     assert candidates < 3 or p.space.default in found
+
+
+def test_neighbours_are_those_that_gain_most_by_brute_force(tmp_path):
+    """Of the architectures that differ in one decision, the first by the sum of gains; not itself."""
+    p = problem(tmp_path, Wrong())
+    gains = gains_of(WEIGHTS)
+    around = [a for a in itertools.product((0.0, 1.0, 2.0), repeat=2) if (a[0] == 2.0) != (a[1] == 0.0)]
+
+    def worth(a):
+        return sum(g[(0.0, 1.0, 2.0).index(x)] for g, x in zip(gains, a, strict=True))
+
+    expected = sorted(around, key=worth, reverse=True)
+    assert proposals.near(p, gains, (2.0, 0.0), 24) == expected
+    assert proposals.near(p, gains, (2.0, 0.0), 3) == expected[:3]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_one_objective_the_neighbours_of_the_preferred_one_are_tried(tmp_path, seed):
+    """Where one of them is the best, it is trained; and there are as many candidates as were asked for."""
+    rng, space = np.random.default_rng(seed), cells(tmp_path).space
+    gains = [rng.normal(size=len(options)) for options in space.decisions.values()]
+    preferred = space.discretise([g.tolist() for g in gains])
+    best = proposals.near(cells(tmp_path), gains, preferred, 24)[10]
+    p = cells(tmp_path, Listed(best))
+    found = proposals.choose(Judge(p, space.supernet()), Free(), gains, 24, 6, [preferred])
+    assert found[0] == preferred
+    assert best in found
+    assert len(set(found)) == 6
+    assert all(is_member(space.junctions, a) for a in found)

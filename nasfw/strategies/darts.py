@@ -44,8 +44,8 @@ class Darts(Strategy):
     Proposed are the architecture that the mixture prefers (for cells: the strongest option of every edge,
     then the strongest edges of every node), those that it preferred on its way, the plain backbone with its
     most preferred changes, and, with more than one objective, those along the trade-off between the mixture's
-    log weights and the options' costs. They are ranked with the supernet's weights, and at most
-    ``candidates`` trained from scratch.
+    log weights and the options' costs; with one, architectures that differ from the preferred one in one
+    decision. They are ranked with the supernet's weights, and at most ``candidates`` trained from scratch.
     """
 
     order: Orders = "first"

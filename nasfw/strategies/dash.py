@@ -32,7 +32,8 @@ class Dash(Strategy):
        mixture as a soft Gumbel-softmax sample per step. Per decision the mixture's gradient g becomes
        g / (grad_scale * (|g| + 1e-8)) + field_penalty * (receptive fields) if these are set; then the joint
        norm of all gradients is clipped.
-    2. With one objective, the proposal is the option of largest weight in every decision. With more, every
+    2. With one objective, the preferred architecture has the option of largest weight in every decision, and
+       those that differ from it in one decision are proposed beside it. With more, every
        architecture that maximises sum(log mixture weight) - t * sum(cost) for some t >= 0 is proposed, where
        an option's cost is measured by putting it alone into the plain backbone; with several costs, each by
        itself and their normalised sum. At most ``proposals`` of them, evenly along the way.

@@ -241,9 +241,9 @@ def test_a_search_trains_the_preferred_the_plain_and_no_more_than_the_candidates
             assert (0.0, 0.0) in architectures
 
 
-def test_with_one_objective_what_lies_between_plain_and_preferred_is_trained(tmp_path):
+def test_with_one_objective_what_lies_between_plain_and_preferred_and_the_neighbours_are_trained(tmp_path):
     found = run(tmp_path, Dash(), learnt(tmp_path, Wrong(), scales=(0.0, 1.0)))
-    assert [r.architecture for r in found] == [(1.0, 1.0), (0.0, 0.0), (0.0, 1.0)]
+    assert [r.architecture for r in found] == [(1.0, 1.0), (0.0, 0.0), (0.0, 1.0), (1.0, 0.0)]
     assert found[0].values["error"] < found[1].values["error"]
 
 
