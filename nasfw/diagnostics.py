@@ -224,15 +224,16 @@ def alarms(found: Diagnostics, agreed: Agreement | None = None) -> list[str]:
 
 
 def sharpening(eigenvalues: Sequence[float]) -> float | None:
-    """The most by which the smoothed ``eigenvalues`` ever grew over four computations; None if unknown.
+    """By how much the smoothed ``eigenvalues`` grew over four computations, and stayed; None if unknown.
 
-    Smoothed is the mean of the last five.
+    Smoothed is the mean of the last five; what it fell to later does not count as growth.
     """
     if len(eigenvalues) < _SMOOTHED + _APART:
         return None
     smooth = np.convolve(eigenvalues, np.full(_SMOOTHED, 1 / _SMOOTHED), mode="valid")
     # Of a loss that is flat, or curves down, nothing is a multiple.
-    pairs = zip(smooth[:-_APART].tolist(), smooth[_APART:].tolist(), strict=True)
+    lasting = np.minimum.accumulate(smooth[::-1])[::-1]
+    pairs = zip(smooth[:-_APART].tolist(), lasting[_APART:].tolist(), strict=True)
     return max((now / then for then, now in pairs if then > 0), default=None)
 
 

@@ -241,6 +241,9 @@ def test_sharpening_is_the_largest_growth_of_a_mean_of_five_over_four_computatio
     assert sharpening(values) == pytest.approx(most, rel=1e-14)
     assert sharpening(values) > means[-1] / means[-5]
     assert sharpening([2.0] * 30) == pytest.approx(1.0)
+    # A peak that passes is none.
+    assert sharpening([*[1.0] * 10, *[5.0] * 10, *[1.0] * 10]) == pytest.approx(1.0)
+    assert sharpening([*[1.0] * 10, *[5.0] * 10, *[2.0] * 10]) == pytest.approx(2.0)
     assert sharpening([1.01**k for k in range(100)]) == pytest.approx(1.01**4)
 
 
