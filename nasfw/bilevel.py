@@ -136,7 +136,7 @@ def dominant_eigenvalue(loss: Callable[[Tensors], Tensor], at: Tensors, toleranc
 
     start = np.random.default_rng(0).standard_normal(count)
     operator = LinearOperator((count, count), matvec=product, dtype=np.float64)
-    some = min(count, 12)
+    some = min(count, 6)
     try:
         if count <= 3:
             columns = np.stack([product(row) for row in np.eye(count)])

@@ -25,6 +25,8 @@ FILE = "diagnostics.json"
 _UNDECIDED = 0.98
 # More than this share of the edges kept being skip connections is a collapse.
 _SKIPPED = 0.5
+# A training loss that falls to more than this share of that of the first epoch hardly fell.
+_LEARNT = 0.98
 # By how much the smoothed eigenvalue may grow; Zela et al. 2020, section 4.3, stop at 4 / 3.
 _SHARPER = 4 / 3
 _SMOOTHED, _APART = 5, 4
@@ -202,6 +204,12 @@ def alarms(found: Diagnostics, agreed: Agreement | None = None) -> list[str]:
         reasons.append(
             f"skip connections take {100 * skips[-1][1]:.0f} % of the edges: the search collapsed, as "
             "differentiable searches do that train for long"
+        )
+    losses = [value for _, value in found.series("loss", kept=True)]
+    if len(losses) > 1 and losses[-1] > _LEARNT * losses[0]:
+        reasons.append(
+            f"the supernet hardly learnt: its training loss went from {losses[0]:.3g} to "
+            f"{losses[-1]:.3g}; train it for longer, or with another learning rate"
         )
     growth = sharpening([value for _, value in found.series("eigenvalue", kept=True)])
     if growth is not None and growth > _SHARPER:

@@ -162,6 +162,7 @@ class Experiment:
             final=self.settings.final is not None,
             data=self.data,
             metric=self.task.metric,
+            samples={split: self.task.size(split) for split in ("valid", "test")},
             devices={o.device.name: o.device.fingerprint for o in self.objectives if o.device is not None},
         )
 

@@ -49,7 +49,7 @@ def check(problem: Problem) -> Supernet:
     if quality.looked_up:
         raise Unsupported(
             f"a one-shot strategy rates networks with the supernet's weights, but {quality.name} is looked "
-            "up; random, evolution and asha work with tables"
+            "up; random, evolution, asha and given work with tables"
         )
     return problem.space.supernet()
 

@@ -27,7 +27,8 @@ RANDOM, SPENT, RESULT, EXPORT = "random", "spent.json", "result.json", "export"
 class Summary:
     """What ``problem.json`` keeps so that a folder can be read without the plugins that made it.
 
-    ``devices`` has the fingerprint of every device that measured, by its name.
+    ``devices`` has the fingerprint of every device that measured, by its name, and ``samples`` the size of
+    every split that something is measured on.
     """
 
     task: str
@@ -43,6 +44,7 @@ class Summary:
     devices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     least: int = 1
     yardsticks: tuple[str, ...] = ("plain", "random")
+    samples: Mapping[str, int] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write the file, all of it or nothing."""

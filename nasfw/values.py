@@ -235,11 +235,16 @@ class CostTable:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a strategy is about to do: trials, and how often they and its own supernet pass over the data."""
+    """What a strategy is about to do: trials, and how often they and its own supernet pass over the data.
+
+    ``passes`` take as long as those of networks, ``supernet_passes`` as those of the whole supernet; of the
+    first, ``path_passes`` train single paths of a supernet.
+    """
 
     trials: int
     passes: float
     supernet_passes: float = 0.0
+    path_passes: float = 0.0
 
 
 def digest(*parts: object) -> str:

@@ -14,7 +14,7 @@ DRAWN = 16
 # What computing all options of a supernet, without their gradients, takes of a step of it.
 _ALL_FORWARD = 0.4
 # Gradients of a batch's loss that an eigenvalue takes, about.
-_GRADIENTS = 28
+_GRADIENTS = 24
 
 
 class Settings(Protocol):
@@ -86,7 +86,7 @@ def workload(
     paths = (work.paths + work.drawn + 4 / 3 * work.pairs) * recipe.passes
     looks = recipe.epochs // settings.eigenvalue if settings.eigenvalue else 0
     mixed += work.mixed * recipe.passes + sharpness_passes(problem, recipe, looks)
-    return Workload(count, count * problem.recipe.passes + paths + rated + extra, mixed)
+    return Workload(count, count * problem.recipe.passes + paths + rated + extra, mixed, paths)
 
 
 def sharpness_passes(problem: Problem, recipe: Recipe, count: int) -> float:

@@ -206,6 +206,10 @@ ALARMS = {
         of_eigenvalues(*[1.0] * 5, *[1.5] * 4),
         of_eigenvalues(*[1.0] * 5, *[1.41] * 4),
     ),
+    "training loss went from 2.3 to 2.4": (
+        Diagnostics((Moment(1, loss=2.3), Moment(2, loss=2.0), Moment(3, loss=2.4))),
+        Diagnostics((Moment(1, loss=2.3), Moment(2, loss=2.25))),
+    ),
     "hardly prefers anything": (
         Diagnostics((Moment(1, entropy=0.98),)),
         Diagnostics((Moment(1, entropy=0.99), Moment(2, entropy=0.97))),
@@ -230,7 +234,7 @@ def test_a_ranking_that_is_no_better_than_chance_is_an_alarm():
 
 def test_all_that_is_wrong_is_said():
     moments = [Moment(i + 1, 1.0, 0.99, 1.0, 1.0 + i) for i in range(10)]
-    assert len(alarms(Diagnostics(tuple(moments)), Agreement(0.0, 4))) == 4
+    assert len(alarms(Diagnostics(tuple(moments)), Agreement(0.0, 4))) == 5
 
 
 def test_sharpening_is_the_largest_growth_of_a_mean_of_five_over_four_computations():

@@ -635,10 +635,10 @@ def test_the_work_ahead_is_trials_and_the_supernets_steps(tmp_path):
     # Forty networks are rated, on all of train and valid, forward only.
     rated = (24 + 16) * (alone.task.size("train") + alone.task.size("valid")) / (3 * alone.task.size("train"))
     assert work.passes == pytest.approx(6 * 2.0 + 3.0 * 2.5 + 7.0 + rated)
-    assert (work.trials, work.supernet_passes) == (6, 2.0 * 2.5 + 0.5)
+    assert (work.trials, work.supernet_passes, work.path_passes) == (6, 2.0 * 2.5 + 0.5, 3.0 * 2.5)
     looks = workloads.workload(alone, replace(settings, eigenvalue=2), Work()).supernet_passes
-    # Two of them, of 28 gradients each, when there are two steps in half a pass.
-    assert looks == pytest.approx(2 * 28 * 0.5 / started(tmp_path, settings=settings).steps)
+    # Two of them, of 24 gradients each, when there are two steps in half a pass.
+    assert looks == pytest.approx(2 * 24 * 0.5 / started(tmp_path, settings=settings).steps)
     assert workloads.workload(traded, settings, Work()).trials == 6
     assert workloads.workload(traded, Darts(candidates=2), Work()).trials == 2
     recipe = workloads.recipe_of(alone, settings)

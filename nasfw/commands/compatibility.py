@@ -59,7 +59,9 @@ def _tables(found: Matrix, width: int) -> Iterator[RenderableType]:
     reasons = list(dict.fromkeys(p.reason for p in found.pairs if p.reason is not None))
     cells = {(p.strategy, p.space): _cell(p, reasons) for p in found.pairs}
     for some in _side_by_side(spaces, strategies, cells, width):
-        rows = [{found.task: s, **{space: cells[s, space] for space in some}} for s in strategies]
+        # A task may be called like a space.
+        corner = f"task {found.task}" if found.task in some else found.task
+        rows = [{corner: s, **{space: cells[s, space] for space in some}} for s in strategies]
         yield text_table(rows)
     for i, reason in enumerate(reasons, 1):
         yield Text(f"({i}) {reason}")

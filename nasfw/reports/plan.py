@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from nasfw import notation
 from nasfw.display import format_seconds, format_value, text_table
 from nasfw.reports.words import count, place, recipe, runtime
 
@@ -54,6 +55,9 @@ def _plan(experiment: Experiment, folder: Path) -> Iterator[tuple[str, str]]:
         described = getattr(space, "description", "")
         size = f"{count(len(space.decisions), 'decision')}, {space.size:.3g} architectures"
         yield "Space", f"{label}: {described + '; ' if described else ''}{size}"
+        plain = space.text(space.default)
+        if plain != notation.text(dict(zip(space.decisions, space.default, strict=True))):
+            yield "", f"plain backbone: {plain}"
     yield "Strategy", name_of(settings.strategy) + _work(experiment)
     directions = [
         f"{o.name} ({'higher' if o.maximise else 'lower'} is better)" for o in experiment.objectives
@@ -83,11 +87,10 @@ def _work(experiment: Experiment) -> str:
         work = experiment.strategy.workload(experiment.problem(label, Path()))
         if work is None:
             continue
-        supernet = (
-            f"a supernet for {count(work.supernet_passes, 'pass')} over the data, then "
-            if work.supernet_passes
-            else ""
-        )
+        whole, paths = work.supernet_passes, work.path_passes
+        kinds = [(count(whole, "pass"), whole), (count(paths, "pass") + " by single paths", paths)]
+        passes = " and ".join(said for said, number in kinds if number)
+        supernet = f"a supernet for {passes} over the data, all gradients counted, then " if passes else ""
         parts.append(f"{supernet}up to {count(work.trials, 'network')} from scratch")
     return ": trains " + "; ".join(parts) if parts else ""
 

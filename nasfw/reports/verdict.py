@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from nasfw.display import format_value
@@ -64,15 +65,31 @@ def _against(result: Result, other: Network, name: str, measure: Measure) -> str
     plural = f"seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else f"seed {seeds[0]}"
     figures = f"({label(measure, result)} {ours} against {theirs} with {plural})"
     amount = difference(abs(comparison.difference), measure)
+    doubt = _doubt(result, result.pick, other, measure)
     if len(seeds) > 1:
         amount += " in the median"
         figures = f"{figures[:-1]}, {comparison.wins} of {len(seeds)} better)"
     if comparison.verdict == "beat":
-        return f"beat {name} by {amount} {figures}"
+        return f"beat {name} by {amount}{doubt} {figures}"
     if comparison.verdict == "tied":
         return f"did not beat {name}: they are equal{' in the median' if len(seeds) > 1 else ''} {figures}"
-    behind = f"it is {amount} behind" if comparison.difference < 0 else "it was not better with most seeds"
+    behind = (
+        f"it is {amount} behind{doubt}" if comparison.difference < 0 else "it was not better with most seeds"
+    )
     return f"did not beat {name}: {behind} {figures}"
+
+
+def _doubt(result: Result, one: Network, other: Network, measure: Measure) -> str:
+    """That the samples are too few for the difference, if they are: for shares of samples that are wrong."""
+    split = "test" if result.phase == "final" else "valid"
+    count, shares = result.summary.samples.get(split), [n.median[measure.name] for n in (one, other)]
+    if not count or result.summary.metric != "error" or measure.name not in ("accuracy", "error"):
+        return ""
+    # Two standard deviations of the difference of two such shares that were independent.
+    p = min(1.0, max(0.0, sum(shares) / 2))
+    if abs(shares[0] - shares[1]) > 2 * math.sqrt(2 * p * (1 - p) / count):
+        return ""
+    return f", which {count} {'test' if split == 'test' else 'validation'} samples cannot tell from chance"
 
 
 def _per_seed(network: Network, seeds: Sequence[int], measure: Measure) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -24,6 +24,9 @@ class Given(Strategy):
 
     Tables show the front of what was named; `card.md` of each exported network has its own results.
     """
+
+    # How many are named says nothing of how many random search should have.
+    yardstick: ClassVar[bool] = True
 
     architectures: Annotated[
         str | dict[str, Option] | tuple[str | dict[str, Option], ...],

@@ -58,7 +58,10 @@ class PcDarts(Strategy):
         try:
             space = problem.space.partial(self.share)
         except UsageError as reason:
-            raise UsageError(f"pc_darts with share={self.share}: {reason}") from None
+            said = str(reason).partition(";")[0]
+            raise UsageError(
+                f"strategy.share={self.share}: {said}; choose another share or channels"
+            ) from None
         oneshot.check(replace(problem, space=space))
 
     def workload(self, problem: Problem) -> Workload:

@@ -82,7 +82,7 @@ class RobustDarts(Strategy):
             raise UsageError(
                 f"robust_darts with interval={self.interval} computes {recipe.epochs // self.interval} "
                 f"eigenvalues in {recipe.epochs} epochs, and decides nothing before it has {_FIRST}; "
-                "choose a smaller interval or more epochs"
+                f"choose strategy.epochs={_FIRST * self.interval} or more, or leave the interval out"
             )
         if self.mode == "adapt" and recipe.weight_decay == 0:
             raise UsageError("robust_darts with mode=adapt multiplies the recipe's weight_decay, which is 0")

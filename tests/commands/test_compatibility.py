@@ -38,6 +38,16 @@ def test_the_table_says_yes_and_that_nothing_was_run():
     assert "--try runs each pair" in result.stdout
 
 
+def test_a_task_that_is_called_like_a_space_keeps_its_column():
+    pairs = [Pair(strategy, space) for strategy in ("darts", "asha") for space in ("toy", "s5")]
+    console = Console(width=80, file=io.StringIO())
+    for part in _tables(Matrix("toy", False, pairs), 80):
+        console.print(part)
+    rows = [line.split() for line in console.file.getvalue().splitlines()]
+    assert ["task", "toy", "toy", "s5"] in rows
+    assert ["asha", "yes", "yes"] in rows
+
+
 def test_json_has_every_pair_and_its_reason():
     result = nasfw(*PAIR, "strategy.gdas.epochs=1", "--try", "--json")
     assert result.exit_code == 0, result.output

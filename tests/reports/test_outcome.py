@@ -89,6 +89,30 @@ def test_the_sentence_says_who_won_by_how_much_over_which_seeds(ours, theirs, me
         assert part in said
 
 
+def judged_on(count, ours, theirs, measure=ACCURACY, metric="error"):
+    found = result(
+        network("a", ours, measure=measure), network("p", theirs, measure=measure), measure=measure
+    )
+    return verdict(
+        replace(found, summary=replace(found.summary, samples={"test": count, "valid": 5}, metric=metric))
+    )
+
+
+def test_a_difference_that_may_be_chance_is_said_to_be():
+    """Two standard deviations of 0.9 and 0.8 on n samples are sqrt(8 * 0.85 * 0.15 / n): 0.1 for n = 102."""
+    said = "by 10.00 points, which 101 test samples cannot tell from chance ("
+    assert said in judged_on(101, 0.9, 0.8)
+    assert "chance" not in judged_on(103, 0.9, 0.8)
+    assert "it is 10.00 points behind, which 101 test samples cannot tell from chance" in judged_on(
+        101, 0.8, 0.9
+    )
+    assert "chance" not in judged_on(101, 0.9, 0.9)
+    # Of what is no share of wrong samples, the samples' number says nothing.
+    assert "chance" not in judged_on(101, 0.9, 0.8, metric="mse")
+    assert "chance" not in judged_on(101, 0.25, 0.26, Measure("f1", trained=True))
+    assert "cannot tell from chance" in judged_on(101, 0.25, 0.26, ERROR)
+
+
 def test_the_sentence_speaks_of_both_yardsticks():
     found = result(network("a", 0.9), network("p", 0.8), network("r", 0.95))
     said = verdict(found)

@@ -147,5 +147,7 @@ def test_the_mixture_learns_not_to_leave_edges_out(tmp_path):
 
 def test_channels_that_cannot_be_divided_are_said_with_the_share(tmp_path):
     p = problem(tmp_path, S5(ToyTask(), channels=8))
-    with pytest.raises(UsageError, match=r"pc_darts with share=3: 8 channels cannot be divided into 3"):
+    with pytest.raises(
+        UsageError, match=r"share=3: 8 channels cannot .* into 3 equal parts; choose another share"
+    ):
         PcDarts(share=3).check(p)
