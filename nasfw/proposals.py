@@ -183,10 +183,10 @@ def choose(
     """The architectures to train from scratch, at most ``candidates``.
 
     ``found`` and the ``proposals``, which without costs are neighbours of the preferred one, are ranked with
-    the supernet's weights. First come the preferred one (the
-    first of ``found``), the one ranked best and the plain backbone; then the two ``cautious`` ones, and of
-    the rest those that keep the most hypervolume, and those on the next fronts. With costs, the last two
-    places are for such as are cheaper than these. Where there is but one place, the one ranked best has it.
+    the supernet's weights. First come the preferred one (the first of ``found``), the one ranked best and
+    the plain backbone; then the two ``cautious`` ones, and of the rest those that keep the most hypervolume,
+    and those on the next fronts. With costs, the last two places are for such as are cheaper than these.
+    Where there is but one place, the one ranked best has it.
     """
     problem = judge.problem
     must = list(dict.fromkeys([found[0], problem.space.default, *cautious(problem, gains)]))
@@ -194,7 +194,7 @@ def choose(
     costs = [o.reading for o in problem.objectives if o.fixed]
     if not costs:
         others = near(problem, gains, found[0], proposals)
-        offered = list(dict.fromkeys([*offered, *others]))[:proposals]
+        offered = list(dict.fromkeys([*offered, *others]))[: max(len(offered), proposals)]
     rated = dict(judge.rate(offered, problem.objectives, "ranking proposals"))
     evaluate.spend(len(offered) * judge.passes)
     ranked = list(rated)
