@@ -146,6 +146,7 @@ def test_a_check_is_kept_on_its_side_of_the_bound():
     assert [Check("x", value, "at least", b, 1).kept for b in (2.0, 2.1)] == [True, False]
 
 
+@pytest.mark.slow
 def test_the_footprint_is_of_a_process_of_its_own():
     """What the process that asks holds does not count."""
     ballast = bytearray(2_000_000_000)
@@ -193,6 +194,7 @@ def test_a_quick_run_writes_findings_and_figures(tmp_path: Path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_was_measured(tmp_path: Path):
     arguments = ["aggconv", "--quick", "--only", "sweeps", "--out", str(tmp_path)]
     # A test runner in the background may have been started with interrupts switched off.

@@ -286,7 +286,9 @@ def test_folders_that_hold_no_run():
 KINDS = ["classification", "images", "multilabel", "regression", "dense_regression", "dense_binary"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=pytest.mark.slow if k in KINDS[1:] else ()) for k in KINDS]
+)
 def test_a_run_ends_with_a_table_and_a_sentence_and_show_repeats_them(kind):
     np.savez("kind.npz", **arrays(kind))
     result = nasfw("run", "task=kind.npz", "folder=found", *TINY)
@@ -663,6 +665,7 @@ def kill_and_resume(forked, settings, kills):
         assert undisturbed(folder) == whole
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_records(forked):
     kill_and_resume(forked, SMALL, 3)
 

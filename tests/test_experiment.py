@@ -530,6 +530,7 @@ def test_what_takes_a_share_takes_at_least_one():
     assert experiment._share(None, 3) is None
 
 
+@pytest.mark.slow
 def test_the_papers_preset_runs(tmp_path):
     """Its penalty, its grid and its schedule, for one epoch each."""
     y = torch.arange(60) % 2

@@ -78,6 +78,7 @@ def test_its_plugins_are_listed_with_package_and_version(installed, tmp_path, na
         assert [kind, plugin, name, "0.1.0"] in rows
 
 
+@pytest.mark.slow
 def test_a_run_uses_all_of_them(installed, tmp_path):
     said = nasfw(
         installed(EXAMPLE),
@@ -101,6 +102,7 @@ def test_a_run_uses_all_of_them(installed, tmp_path):
     assert data["trials"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_looks_networks_up_without_training(installed, tmp_path):
     rng = np.random.default_rng(0)
     accuracies = {f"{split}_acc_12": rng.uniform(10, 90, (15625, 1)) for split in ("valid", "test")}
@@ -129,7 +131,8 @@ def test_a_run_looks_networks_up_without_training(installed, tmp_path):
     assert {round(100 * n["median"]["accuracy"], 4) for n in data["front"]} <= tested
 
 
-@pytest.mark.parametrize("name", [EXAMPLE, pytest.param(NASBENCH201, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [EXAMPLE, NASBENCH201])
 def test_its_own_tests_pass(installed, tmp_path, name):
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(PLUGINS / name / "tests")],

@@ -1,6 +1,6 @@
 """Small versions of ``python -m nasfw.benchmarks aggconv``: what aggregated convolutions cost.
 
-    pytest tests/benchmarks --benchmark-enable --benchmark-json=aggconv.json
+    pytest tests/benchmarks -m "" --benchmark-enable --benchmark-json=aggconv.json
 
 The ratios are in ``extra_info``; the rounds of what is compared take turns.
 """

@@ -1,6 +1,6 @@
 """What training steps of supernets of cells cost; small versions of ``python -m nasfw.benchmarks cells``.
 
-    pytest tests/benchmarks/test_cells.py --benchmark-enable --benchmark-json=cells.json
+    pytest tests/benchmarks/test_cells.py -m "" --benchmark-enable --benchmark-json=cells.json
 
 The ratios to the mean of four networks, and to DARTS's first order, are in ``extra_info``; the rounds of what
 is compared take turns, and peak memory is that of fresh processes.
@@ -20,7 +20,7 @@ LARGE = next(iter(FULL))
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=pytest.mark.slow if c == LARGE else ()) for c in (LARGE, *QUICK)]
+    "case", [pytest.param(c, marks=pytest.mark.slow if "darts" in c else ()) for c in (LARGE, *QUICK)]
 )
 def test_a_supernets_step_against_the_networks(benchmark, case):
     """Of DARTS's space in its default size at most 6 are wanted, 0.95 for a path and 2.5 for parts."""

@@ -1,6 +1,6 @@
 """How fast networks become sessions, how well latencies repeat, and how far predicted costs are off.
 
-    pytest tests/benchmarks/test_hardware.py --benchmark-enable --benchmark-json=hardware.json
+    pytest tests/benchmarks/test_hardware.py -m "" --benchmark-enable --benchmark-json=hardware.json
 
 The figures of interest are in ``extra_info``. Load the machine meanwhile to see what the protocol is for.
 """

@@ -1,6 +1,6 @@
 """What the framework itself costs: trials that train nothing, and folders with many records.
 
-    pytest tests/benchmarks --benchmark-enable --benchmark-json=overhead.json
+    pytest tests/benchmarks -m "" --benchmark-enable --benchmark-json=overhead.json
 
 The figures of interest are in ``extra_info``.
 """

@@ -1,6 +1,6 @@
 """What a step of DASH costs beside its supernet's forward and backward pass.
 
-    pytest tests/benchmarks/test_search_step.py --benchmark-enable --benchmark-json=step.json
+    pytest tests/benchmarks/test_search_step.py -m "" --benchmark-enable --benchmark-json=step.json
 
 The shares are in ``extra_info``: of batches, mixture, clipping, optimisers and all the rest, by the clock of
 the thread, with one thread.

@@ -57,6 +57,7 @@ def test_devices_of_this_machine_are_listed():
             assert reason is None or set(reason.split()) <= set(words)
 
 
+@pytest.mark.slow
 def test_files_are_measured_and_the_values_are_told_with_their_intervals():
     files = ("small.onnx", "a-network-with-a-rather-long-name.onnx")
     told = json.loads(nasfw("measure", *files, "metrics=latency", "--json").stdout)
@@ -92,6 +93,7 @@ def test_a_file_that_cannot_be_measured_is_told_beside_the_others(as_json):
     assert "error: latency of bad.onnx on host: " in alone.stderr
 
 
+@pytest.mark.slow
 def test_settings_of_the_device_are_written_as_for_a_run():
     arguments = ("small.onnx", "hardware=[{host: {threads: 2}}]", "metrics=[memory]")
     told = json.loads(nasfw("measure", *arguments, "--json").stdout)["measured"]

@@ -143,6 +143,7 @@ def test_the_counter_gives_the_joules_that_inferences_added(measure):
         assert (energy["meter"], energy["source"]) == ("NVIDIA Stub, NVML energy counter", "counter")
 
 
+@pytest.mark.slow
 def test_without_a_counter_power_is_summed_over_time(measure):
     common = {"energy": 3, "inference": 0.04}
     for energy in measure(

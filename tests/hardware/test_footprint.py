@@ -19,6 +19,7 @@ def opened(model, shape, batch=1):
     return open_session(to_onnx(model.eval(), shape, batch).SerializeToString(), runtime)
 
 
+@pytest.mark.slow
 def test_weights_and_maps_are_in_the_peak():
     """8 MiB of weights; for a batch of 64, further maps of 16 MiB each."""
     torch.manual_seed(0)

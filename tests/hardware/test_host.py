@@ -132,6 +132,7 @@ def test_files_with_a_symbolic_batch_are_measured_in_any():
     assert Host(batch=3).measure_onnx("latency", [onnx(6, 5, batch=None)], 3)[0] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", [Host(precision="int8"), Host(dynamic=True, batch=2), Host(threads=2)])
 def test_networks_are_measured_in_every_setting(host, monkeypatch):
     # A few bursts are enough where nobody asks how calm the machine was.

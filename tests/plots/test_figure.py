@@ -178,6 +178,7 @@ def test_nothing_covers_anything(drawn):
         assert min(wide, high) <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "start"), [("a.svg", b"<?xml"), ("a.PNG", b"\x89PNG"), ("a.pdf", b"%PDF")])
 def test_the_suffix_says_the_format_and_the_same_run_gives_the_same_file(tmp_path, name, start):
     result = results.read(folder_of(tmp_path / "run", diagnostics=Diagnostics(MOMENTS, RATINGS)))

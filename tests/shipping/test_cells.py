@@ -28,10 +28,11 @@ AIDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "x"),
     [
-        pytest.param("darts", AIDED, MAPS, marks=pytest.mark.slow),
+        ("darts", AIDED, MAPS),
         ("nasbench201", {"cells": 1, "channels": 4}, SERIES),
     ],
 )
