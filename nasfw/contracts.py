@@ -227,6 +227,13 @@ class SearchSpace(ABC):
         """The architecture as its field writes it; by default, and for any space, "name=option, ..."."""
         return notation.text(dict(zip(self.decisions, architecture, strict=True)))
 
+    def own_text(self, architecture: Architecture) -> str | None:
+        """``text``, where the space has a notation of its own."""
+        if type(self).text is SearchSpace.text:
+            return None
+        text = self.text(architecture)
+        return None if text == SearchSpace.text(self, architecture) else text
+
     def parse(self, text: str) -> Architecture:
         """The architecture that ``text`` writes so; UsageError if it is none of these decisions."""
         return notation.parse(self.decisions, text)

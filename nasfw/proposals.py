@@ -128,7 +128,7 @@ def rating_passes(problem: Problem) -> float:
     """What a rating with inherited weights costs, in training passes: forward only, few batches and valid."""
     task = problem.task
     seen = min(_CALIBRATION * problem.recipe.batch_size, task.size("train")) + task.size("valid")
-    return seen / (3 * task.size("train"))
+    return training.forward_passes(task, seen)
 
 
 def gains_of(weights: Sequence[Tensor]) -> list[Array]:

@@ -111,6 +111,11 @@ def steps_per_epoch(task: Task, split: Split, recipe: Recipe) -> int:
     return whole if recipe.fraction >= 1 else min(whole, math.floor(recipe.fraction * whole) + 1)
 
 
+def forward_passes(task: Task, samples: float) -> float:
+    """What computing so many samples takes, in passes of training: a third of a step is forward."""
+    return samples / (3 * max(1, task.size("train")))
+
+
 def epochs(
     count: int,
     parts: Mapping[str, Stateful],

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from nasfw import notation, training
+from nasfw import training
 from nasfw.contracts import (
     Candidate,
     Diverged,
@@ -96,20 +96,18 @@ def evaluate_trial(setting: Setting, trial: Trial, known: Mapping[str, float], l
         error = f"out of memory: {reason}"
     if setting.phase == "final" and error is None and any(o.trained for o in setting.objectives):
         keep(candidate.model, network_file(setting.folder, trial.key))
-    choices = dict(zip(setting.space.decisions, trial.architecture, strict=True))
-    text = setting.space.text(trial.architecture)
     return Record(
         key=trial.key,
         phase=setting.phase,
         space=setting.label,
-        choices=choices,
+        choices=dict(zip(setting.space.decisions, trial.architecture, strict=True)),
         recipe=trial.recipe,
         inherited=trial.weights is not None,
         values={} if error else {o.name: float(values[o.name]) for o in setting.objectives},
         seconds=time.perf_counter() - start,
         error=error,
         measured={} if error else {n: v.details for n, v in values.items() if isinstance(v, Measured)},
-        text=None if text == notation.text(choices) else text,
+        text=setting.space.own_text(trial.architecture),
     )
 
 

@@ -9,7 +9,6 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from nasfw import notation
 from nasfw.display import format_seconds, format_value, text_table
 from nasfw.reports.words import count, place, recipe, runtime
 
@@ -55,8 +54,8 @@ def _plan(experiment: Experiment, folder: Path) -> Iterator[tuple[str, str]]:
         described = getattr(space, "description", "")
         size = f"{count(len(space.decisions), 'decision')}, {space.size:.3g} architectures"
         yield "Space", f"{label}: {described + '; ' if described else ''}{size}"
-        plain = space.text(space.default)
-        if plain != notation.text(dict(zip(space.decisions, space.default, strict=True))):
+        plain = space.own_text(space.default)
+        if plain is not None:
             yield "", f"plain backbone: {plain}"
     yield "Strategy", name_of(settings.strategy) + _work(experiment)
     directions = [

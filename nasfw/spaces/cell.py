@@ -15,7 +15,18 @@ from nasfw.mixtures import indices
 from nasfw.spaces import genotype
 from nasfw.spaces.backbones import head, is_dense
 from nasfw.spaces.cell_supernet import CellSupernet
-from nasfw.spaces.cells import Cell, CellNetwork, Chain, DropPath, Edge, Edges, Second, divide, edges, fits
+from nasfw.spaces.cells import (
+    Cell,
+    CellNetwork,
+    Chain,
+    DropPath,
+    Edge,
+    Edges,
+    Second,
+    divide,
+    edges,
+    first_fitting,
+)
 from nasfw.spaces.mixed_edges import MixedEdges
 from nasfw.spaces.operations import (
     CONVOLUTIONS,
@@ -147,14 +158,12 @@ class CellSpace(SearchSpace):
         """The space with fewer cells and channels, if these are the defaults; layers count as work, too."""
         if (self.layers, self.channels) != (type(self).layers, type(self).channels):
             return self
-        smaller = self
-        for layers, channels in _REDUCED:
-            divides = channels % self.partial_channels == 0
-            if layers <= self.layers and channels <= self.channels and divides:
-                smaller = replace(self, layers=layers, channels=channels)
-                if fits(smaller.build(smaller.default), self.task, flops):
-                    break
-        return smaller
+        smaller = (
+            replace(self, layers=layers, channels=channels)
+            for layers, channels in _REDUCED
+            if layers <= self.layers and channels <= self.channels and channels % self.partial_channels == 0
+        )
+        return first_fitting(self, smaller, self.task, flops)
 
     def partial(self, share: int) -> CellSpace:
         """The space whose supernet mixes one of ``share`` channels."""

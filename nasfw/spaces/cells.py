@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from nasfw.contracts import Task
+from nasfw.contracts import SearchSpace, Task
 from nasfw.flops import count_layers, forward_flops
 from nasfw.spaces.operations import AVERAGES, CONVOLUTIONS, NORMS, zero
 from nasfw.values import UsageError
+
+Space = TypeVar("Space", bound=SearchSpace)
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,15 @@ def divide(channels: int, parts: int) -> None:
 _LAYER = 1e5
 
 
-def fits(network: nn.Module, task: Task, flops: float) -> bool:
+def first_fitting(space: Space, smaller: Iterable[Space], task: Task, flops: float) -> Space:
+    """The first of ``smaller`` whose plain backbone fits, or the last; ``space`` if there are none."""
+    for space in smaller:
+        if _fits(space.build(space.default), task, flops):
+            break
+    return space
+
+
+def _fits(network: nn.Module, task: Task, flops: float) -> bool:
     """Whether an inference takes no longer than so many operations, of which each layer costs some anyway."""
     spare = flops - _LAYER * count_layers(network)
     return spare > 0 and forward_flops(network, task.input_shape) <= spare

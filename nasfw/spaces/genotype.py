@@ -24,8 +24,7 @@ Pairs = list[tuple[str, int]]
 
 def exists(decisions: Decisions, architecture: Architecture) -> bool:
     """Whether an architecture of cells has a genotype: every node has two edges."""
-    nodes = [pairs for kind in _nodes(decisions, architecture).values() for pairs in kind.values()]
-    return all(len(pairs) == _KEPT for pairs in nodes)
+    return _complete(_nodes(decisions, architecture))
 
 
 def text(decisions: Decisions, architecture: Architecture) -> str:
@@ -33,10 +32,11 @@ def text(decisions: Decisions, architecture: Architecture) -> str:
 
     Each node's edges come in the order of the states that they leave.
     """
-    if not exists(decisions, architecture):
+    cells = _nodes(decisions, architecture)
+    if not _complete(cells):
         raise UsageError("only cells whose nodes have two edges each have a genotype")
     parts = []
-    for kind, nodes in _nodes(decisions, architecture).items():
+    for kind, nodes in cells.items():
         parts.append(f"{kind}={[pair for pairs in nodes.values() for pair in pairs]}")
         parts.append(f"{kind}_concat=range({_INPUTS}, {_INPUTS + len(nodes)})")
     return f"Genotype({', '.join(parts)})"
@@ -72,6 +72,10 @@ def _nodes(decisions: Decisions, architecture: Architecture) -> dict[str, dict[i
         if option != NONE:
             pairs.append((str(option), source))
     return cells
+
+
+def _complete(cells: Mapping[str, Mapping[int, Pairs]]) -> bool:
+    return all(len(pairs) == _KEPT for nodes in cells.values() for pairs in nodes.values())
 
 
 def _edge(name: str) -> tuple[str, int, int]:

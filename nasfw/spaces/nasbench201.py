@@ -17,7 +17,7 @@ from nasfw.contracts import Architecture, Junction, Option, SearchSpace, Task
 from nasfw.mixtures import indices
 from nasfw.spaces.backbones import head, is_dense
 from nasfw.spaces.cell_supernet import CellSupernet
-from nasfw.spaces.cells import Cell, CellNetwork, Edges, divide, edges, fits
+from nasfw.spaces.cells import Cell, CellNetwork, Edges, divide, edges, first_fitting
 from nasfw.spaces.mixed_edges import MixedEdges
 from nasfw.spaces.operations import AVERAGES, CONVOLUTIONS, NONE, NORMS, SKIP, convolved
 from nasfw.spaces.pace import costs
@@ -91,14 +91,12 @@ class NasBench201(SearchSpace):
         """The space with fewer cells and channels, if these are the defaults; layers count as work, too."""
         if (self.cells, self.channels) != (type(self).cells, type(self).channels):
             return self
-        smaller = self
-        for cells, channels in _REDUCED:
-            if channels % self.partial_channels:
-                continue
-            smaller = replace(self, cells=cells, channels=channels)
-            if fits(smaller.build(smaller.default), self.task, flops):
-                break
-        return smaller
+        smaller = (
+            replace(self, cells=cells, channels=channels)
+            for cells, channels in _REDUCED
+            if channels % self.partial_channels == 0
+        )
+        return first_fitting(self, smaller, self.task, flops)
 
     def partial(self, share: int) -> NasBench201:
         """The space whose supernet mixes one of ``share`` channels."""

@@ -111,7 +111,7 @@ class DartsPt(Strategy):
 
     def _judging(self, problem: Problem, count: int) -> float:
         """What so many validations take, in passes of the supernet: forward only."""
-        return count * problem.task.size("valid") / (3 * max(1, problem.task.size("train")))
+        return training.forward_passes(problem.task, count * problem.task.size("valid"))
 
     def _rounds(self, problem: Problem) -> Iterator[tuple[str, list[int]]]:
         """What is decided in each round: positions of decisions, then of junctions."""

@@ -63,7 +63,7 @@ class WeightSharing(Strategy):
         samples = min(self.samples, problem.space.size)
         rough = samples * min(self.batches * recipe.batch_size, task.size("valid"))
         exact = min(self.top, samples) * task.size("valid")
-        rating = self._rounds(problem) * (rough + exact) / (3 * task.size("train"))
+        rating = training.forward_passes(task, self._rounds(problem) * (rough + exact))
         return workloads.workload(problem, self, Work(paths=1.0), rating)
 
     def _rounds(self, problem: Problem) -> int:
@@ -107,7 +107,7 @@ class WeightSharing(Strategy):
 
     def _charge(self, search: Search, rough: int, exact: int, batches: Sequence[Batch]) -> None:
         seen = rough * sum(len(x) for x, _ in batches) + exact * search.task.size("valid")
-        search.evaluate.spend(seen / (3 * search.task.size("train")) * search.supernet.path_cost)
+        search.evaluate.spend(training.forward_passes(search.task, seen) * search.supernet.path_cost)
 
 
 def path(search: Search, architecture: Architecture) -> Mixture:
