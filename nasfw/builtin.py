@@ -13,6 +13,7 @@ SHIPPED = {
         "burgers": "nasfw.tasks.burgers:Burgers",
         "darcy": "nasfw.tasks.darcy:Darcy",
         "digits": "nasfw.tasks.digits:Digits",
+        "navier_stokes": "nasfw.tasks.navier_stokes:NavierStokes",
     },
     "space": {
         "aggconv": "nasfw.spaces.aggconv:AggConv",

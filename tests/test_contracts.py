@@ -11,6 +11,7 @@ from nasfw.contracts import Candidate, Device, SearchSpace, Unsupported
 from nasfw.objectives.cost import Latency
 from nasfw.plugins import load
 from nasfw.tasks.arrays import ArraysTask
+from nasfw.tasks.navier_stokes import NavierStokes
 from nasfw.testing import (
     DeviceContract,
     Echo,
@@ -48,6 +49,7 @@ SMALL = {
     "task": {
         "burgers": {"resolution": 32, "samples": 24, "test_samples": 8},
         "darcy": {"resolution": 8, "samples": 24, "test_samples": 8},
+        "navier_stokes": {"resolution": 8, "time": 0.5, "samples": 24, "test_samples": 8},
     },
     "space": {
         "darts": {"layers": 3, "channels": 4},
@@ -101,6 +103,12 @@ class TestTasks(TaskContract):
     @pytest.fixture(params=names("task"))
     def task(self, request):
         return made("task", request.param)
+
+
+class TestTaskOfThreeAxes(TaskContract):
+    @pytest.fixture
+    def task(self):
+        return NavierStokes(resolution=8, time=0.5, steps=3, samples=24, test_samples=8, permuted=True)
 
 
 class TestToyTask(TaskContract):

@@ -15,7 +15,9 @@ ROOT = Path(nasfw.__file__).parent
 PLUGIN_FOLDERS = ("spaces", "strategies", "objectives", "hardware", "tasks")
 FOUNDATION = (
     "values",
+    "hints",
     "junctions",
+    "orders",
     "notation",
     "progress",
     "caches",
@@ -29,6 +31,7 @@ FOUNDATION = (
     "mixtures",
     "bilevel",
     "auxiliary",
+    "optimisers",
     "training",
     "records",
     "tradeoff",
@@ -101,6 +104,7 @@ def test_the_central_modules_stay_short(name, limit):
 
 LIGHT = (
     "values",
+    "hints",
     "notation",
     "progress",
     "pareto",

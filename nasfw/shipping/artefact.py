@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from torch import Tensor
 import nasfw
 from nasfw.contracts import Task
 from nasfw.networks import Network
+from nasfw.orders import bit_reversal
 from nasfw.reports import words
 from nasfw.results import Result
 from nasfw.shipping.forward import WIDTH, fold
@@ -73,6 +75,8 @@ def code(subject: Subject) -> str:
     constants = [f"DTYPES = {{{names}}}", f"INPUT_SHAPE = {tuple(subject.task.input_shape)}"]
     functions = [_LOAD]
     constants += _constants(meant)
+    if meant.permuted:
+        functions += [inspect.getsource(bit_reversal).rstrip(), _REORDERED]
     if meant.axes:
         functions += [_prepare(meant, len(subject.task.input_shape) - 1)]
     if meant.kind:
@@ -101,6 +105,15 @@ def load(folder=Path(__file__).parent):
     network = Network()
     network.load_state_dict(state)
     return network.eval()
+'''.strip()
+
+_REORDERED = '''
+def reordered(x, back=False):
+    """``x`` [n, channels, ...] in bit-reversed order along every axis of positions, or ``back`` from it."""
+    for axis in range(2, x.ndim):
+        order = torch.tensor(bit_reversal(x.shape[axis]), device=x.device)
+        x = x.index_select(axis, order.argsort() if back else order)
+    return x
 '''.strip()
 
 _MAIN = """
@@ -158,7 +171,7 @@ def shapes(subject: Subject) -> str:
     task = subject.task
     return (
         f"The network takes {dtype} of shape (n, {_list(task.input_shape)}) and returns shape "
-        f"(n, {_list(task.output_shape)}): {_outputs(subject.meaning)}."
+        f"(n, {_list(task.output_shape)}): {_outputs(subject.meaning)}.{_order(subject.meaning)}"
     )
 
 
@@ -176,6 +189,17 @@ def _outputs(meant: Meaning) -> str:
         units = ", standardised: decode() gives them in the data's own units" if meant.scaled else ""
         return f"predicted values{position}{units}"
     return "what the task's targets are"
+
+
+def _order(meant: Meaning) -> str:
+    """How positions are permuted, as a sentence after another one; nothing if they are not."""
+    if not meant.permuted:
+        return ""
+    both = meant.kind.startswith("dense")
+    return (
+        f" Along every axis of its inputs{' and outputs' * both}, positions are in bit-reversed order: "
+        f"prepare() brings samples into it{', and decode() brings outputs back' * both}."
+    )
 
 
 def _list(shape: Iterable[int]) -> str:
@@ -209,7 +233,8 @@ def _prepare(meant: Meaning, positions: int) -> str:
             f"    deviation = torch.tensor(INPUT_DEVIATION, dtype=x.dtype, device=x.device).reshape({shape})",
             "    x = (x - mean) / deviation",
         ]
-    return "\n".join([*lines, "    return x.float()"])
+    result = "reordered(x.float())" if meant.permuted else "x.float()"
+    return "\n".join([*lines, f"    return {result}"])
 
 
 _DECODED = {
@@ -234,6 +259,8 @@ def decoded(meant: Meaning) -> str:
 def _decode(meant: Meaning, positions: int) -> list[str]:
     """The function that says what outputs mean, if that is known."""
     begin = f'def decode(outputs):\n    """{decoded(meant)}."""\n'
+    if meant.permuted and meant.kind.startswith("dense"):
+        begin += "    outputs = reordered(outputs, back=True)\n"
     if meant.kind in _DECODED:
         return [f"{begin}    return {_DECODED[meant.kind][1]}"]
     shape = ", ".join(["-1", *["1"] * positions])

@@ -53,10 +53,15 @@ class ArraysTask(Task):
     """Arrays of an .npz file or of Python, to be classified, predicted or segmented.
 
     A file holds x_train and y_train, and as it likes x_valid, y_valid, x_test, y_test and groups.
-    x is [n, length], [n, channels, length], [n, height, width] or [n, channels, height, width] of any integer
-    or float type; y says what is to be predicted (see ``nasfw.tasks.kinds.infer_kind``). How both were read
-    is logged and in ``description``. Inputs are standardised per channel on the training split. Test and
-    validation parts that are not given are split off, first test, then validation from the rest.
+    x is [n, length], [n, channels, length], [n, height, width], [n, channels, height, width] or
+    [n, channels, depth, height, width] of any integer or float type; y says what is to be predicted (see
+    ``nasfw.tasks.kinds.infer_kind``). How both were read is logged and in ``description``. Inputs are
+    standardised per channel on the training split. Test and validation parts that are not given are split
+    off, first test, then validation from the rest.
+
+    ``permuted`` makes a hard task of the same data: networks see the positions along every axis, also of
+    dense targets, in bit-reversed order (see ``nasfw.tasks.permutation``). What people give and get stays as
+    it is, for ``prepare`` permutes samples and ``code.decode`` puts outputs back.
 
     Nothing is read before it is needed; UsageError then says what is wrong with the data.
     """
@@ -77,6 +82,7 @@ class ArraysTask(Task):
     test_fraction: Annotated[float, "share of all samples split off for the test"] = 0.2
     seed: Annotated[int, "seed of the splits"] = 0
     batch_size: Annotated[int | None, "training batch; by default a tenth of the samples, 8 to 32"] = None
+    permuted: Annotated[bool, "positions (rows, columns) in bit-reversed order, no longer local"] = False
 
     def __post_init__(self) -> None:
         """Refuse parameters that no data can make possible."""
@@ -108,7 +114,7 @@ class ArraysTask(Task):
     def meaning(self) -> Meaning:
         """How ``prepare`` makes inputs of samples, and what outputs stand for."""
         data = self._data
-        return meaning(data.reading, data.mean, data.std, data.code, data.classes)
+        return meaning(data.reading, data.mean, data.std, data.code, data.classes, self.permuted)
 
     @property
     def description(self) -> str:
@@ -128,6 +134,7 @@ class ArraysTask(Task):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs float32; targets class numbers int64 or float32, standardised for regression.
 
+        Positions are in bit-reversed order if ``permuted``.
         Shuffled, a last batch of a single sample is left out: batch normalisation cannot use it.
         """
         data = self._data
@@ -143,7 +150,7 @@ class ArraysTask(Task):
         return self.code.error(outputs, targets)
 
     def prepare(self, x: Any) -> Tensor:
-        """New samples as a trained network takes them: [n, channels, ...], standardised as in training.
+        """New samples as a trained network takes them: [n, channels, ...], prepared as those for training.
 
         ``x`` has the axes of the training samples; UsageError if it has not.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
@@ -34,6 +34,7 @@ class Burgers(GeneratedTask):
     samples: Annotated[int, "samples for training and validation"] = 800
     test_samples: Annotated[int, "samples for the test"] = 200
     seed: Annotated[int, "seed of the starts and of the validation split"] = 0
+    permuted: Annotated[bool, "points in bit-reversed order, no longer local"] = False
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no task."""
@@ -43,7 +44,7 @@ class Burgers(GeneratedTask):
 
     @cached_property
     def arrays(self) -> ArraysTask:
-        made = cached("burgers", [_VERSION, asdict(self)], self._make)
+        made = cached("burgers", [_VERSION, self.parameters], self._make)
         start, end, n = made["start"], made["end"], self.samples
         return ArraysTask(
             start[:n],
@@ -53,6 +54,7 @@ class Burgers(GeneratedTask):
             kind="dense_regression",
             channels="first",
             seed=self.seed,
+            permuted=self.permuted,
         )
 
     def _make(self) -> dict[str, Array]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
 
@@ -32,6 +32,7 @@ class Darcy(GeneratedTask):
     samples: Annotated[int, "samples for training and validation"] = 800
     test_samples: Annotated[int, "samples for the test"] = 200
     seed: Annotated[int, "seed of the coefficients and of the validation split"] = 0
+    permuted: Annotated[bool, "rows and columns in bit-reversed order, no longer local"] = False
 
     def __post_init__(self) -> None:
         """Refuse sizes that make no task."""
@@ -39,7 +40,7 @@ class Darcy(GeneratedTask):
 
     @cached_property
     def arrays(self) -> ArraysTask:
-        made = cached("darcy", [_VERSION, asdict(self)], self._make)
+        made = cached("darcy", [_VERSION, self.parameters], self._make)
         a, u, n = made["a"], made["u"], self.samples
         return ArraysTask(
             a[:n],
@@ -49,6 +50,7 @@ class Darcy(GeneratedTask):
             kind="dense_regression",
             channels="none",
             seed=self.seed,
+            permuted=self.permuted,
         )
 
     def _make(self) -> dict[str, Array]:

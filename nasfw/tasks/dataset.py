@@ -30,10 +30,11 @@ _SAMPLE = 1024
 class DatasetTask(Task):
     """Map-style datasets whose items are (x, y); they are read whenever a batch is asked for, so may augment.
 
-    x is one input, [channels, length], [channels, height, width] or what ``channels`` says; y is one target,
-    read as ``nasfw.tasks.kinds.infer_kind`` says. Kind and statistics come from up to 1024 samples of
-    ``train``, the classes from all of its targets. Without ``valid``, a part of ``train`` is split off.
-    Targets of regression are in their own units unless ``standardise`` is set.
+    x is one input, [channels, length], [channels, height, width], [channels, depth, height, width] or what
+    ``channels`` says; y is one target, read as ``nasfw.tasks.kinds.infer_kind`` says. Kind and statistics
+    come from up to 1024 samples of ``train``, the classes from all of its targets. Without ``valid``, a part
+    of ``train`` is split off. Targets of regression are in their own units unless ``standardise`` is set.
+    ``permuted`` is what it is for an ``ArraysTask``.
     """
 
     train: Annotated[Any, "the training samples"] = field(default=(), repr=False)
@@ -47,6 +48,7 @@ class DatasetTask(Task):
     seed: Annotated[int, "seed of the split"] = 0
     batch_size: Annotated[int | None, "training batch; by default a tenth of the samples, 8 to 32"] = None
     workers: Annotated[int, "processes that read batches; 0: none but this one"] = 0
+    permuted: Annotated[bool, "positions (rows, columns) in bit-reversed order, no longer local"] = False
 
     def __post_init__(self) -> None:
         """Refuse parameters that no data can make possible."""
@@ -74,7 +76,7 @@ class DatasetTask(Task):
     def meaning(self) -> Meaning:
         """How inputs are made of the datasets' samples, and what outputs stand for."""
         facts = self._facts
-        return meaning(facts.layout, facts.mean, facts.std, facts.code, facts.classes)
+        return meaning(facts.layout, facts.mean, facts.std, facts.code, facts.classes, self.permuted)
 
     @property
     def recipe(self) -> Recipe:
@@ -109,7 +111,7 @@ class DatasetTask(Task):
         facts = self._facts
         if x.shape[1:] != facts.item:
             raise UsageError(f"inputs have shape {x.shape[1:]} and {facts.item}; all must have the same")
-        return torch.from_numpy(standardised(facts.layout(x), facts.mean, facts.std))
+        return torch.from_numpy(standardised(facts.layout(x), facts.mean, facts.std, self.permuted))
 
     def _targets(self, y: Array, name: str) -> Array:
         facts = self._facts
@@ -144,7 +146,9 @@ class DatasetTask(Task):
         labels, classes = self._labels(kind, reading)
         sampled = class_numbers("y of train", y, classes) if classes else y
         every = np.arange(len(y))
-        target_code = code(kind, self.__dict__["metric"], sampled, every, len(classes), self.standardise)
+        target_code = code(
+            kind, self.__dict__["metric"], sampled, every, len(classes), self.standardise, self.permuted
+        )
         inputs = reading(x)
         mean, std = np.zeros(inputs.shape[1]), np.ones(inputs.shape[1])
         if self.standardise:

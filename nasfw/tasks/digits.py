@@ -15,6 +15,7 @@ class Digits(GeneratedTask):
     """Scikit-learn's 1797 handwritten digits (Alpaydin and Kaynak 1998) of 8 x 8 pixels in ten classes."""
 
     seed: Annotated[int, "seed of the split into 1150 train, 288 valid and 359 test samples"] = 0
+    permuted: Annotated[bool, "rows and columns in bit-reversed order, no longer local"] = False
 
     @cached_property
     def arrays(self) -> ArraysTask:
@@ -22,5 +23,10 @@ class Digits(GeneratedTask):
 
         digits = load_digits()
         return ArraysTask(
-            digits.images, digits.target, kind="classification", channels="none", seed=self.seed
+            digits.images,
+            digits.target,
+            kind="classification",
+            channels="none",
+            seed=self.seed,
+            permuted=self.permuted,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -19,6 +19,8 @@ from nasfw.values import Recipe, Split
 
 class GeneratedTask(Task):
     """Does all that a task does through the ``ArraysTask`` that a subclass, a frozen dataclass, makes."""
+
+    permuted: bool = False
 
     @property
     @abstractmethod
@@ -35,8 +37,15 @@ class GeneratedTask(Task):
 
     @property
     def description(self) -> str:
-        """What the data are, in one sentence."""
-        return (inspect.getdoc(type(self)) or "").partition("\n")[0]
+        """What the data are, in one sentence, and in another whether they are permuted."""
+        order = " The positions along every axis are in bit-reversed order." if self.permuted else ""
+        return (inspect.getdoc(type(self)) or "").partition("\n")[0] + order
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What decides about the data before they are permuted, as JSON values."""
+        given = asdict(self)  # type: ignore[call-overload]
+        return {name: value for name, value in given.items() if name != "permuted"}
 
     @property
     def meaning(self) -> Meaning:

@@ -15,7 +15,7 @@ _MOST_CLASSES = 64
 
 
 def infer_kind(y: Array, positions: tuple[int, ...]) -> tuple[Kind, str]:
-    """Kind of the targets ``y`` of inputs with ``positions`` (length, or height and width), and why.
+    """Kind of the targets ``y`` of inputs with ``positions`` (length; height, width; and depth), and why.
 
     | y | values | kind |
     |---|---|---|

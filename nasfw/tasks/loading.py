@@ -36,11 +36,12 @@ _LARGE = 2 << 30
 class Data:
     """Arrays that are ready for training; ``rows`` are the samples of each split.
 
-    Inputs too large for a copy are standardised ``late``, batch by batch.
+    Inputs too large for a copy are standardised, and ``permuted``, ``late``: batch by batch.
     """
 
     x: Array
     late: bool
+    permuted: bool
     mean: Array
     std: Array
     y: Array
@@ -62,13 +63,13 @@ class Data:
                 f"samples of x have shape {array.shape[1:]}, channels first; those for training have "
                 f"{self.x.shape[1:]}"
             )
-        return torch.from_numpy(standardised(array, self.mean, self.std))
+        return torch.from_numpy(standardised(array, self.mean, self.std, self.permuted))
 
     def batch(self, rows: Array) -> tuple[Tensor, Tensor]:
         """Inputs and targets of ``rows``."""
         # Small gathers are many times faster in numpy than in torch when other processes share the cores.
         x = self.x[rows]
-        x = standardised(x, self.mean, self.std) if self.late else x
+        x = standardised(x, self.mean, self.std, self.permuted) if self.late else x
         return torch.from_numpy(x), self.code.batch(torch.from_numpy(self.y[rows]))
 
 
@@ -93,21 +94,23 @@ def load(task: ArraysTask) -> Data:
     sizes = {p: len(x) for p, x in inputs.items()}
     rows = split_rows(task, sizes, strata(targets[""], kind), given.get("groups"))
     x, y = joined(inputs), joined(targets)
-    target_code = code(kind, task.__dict__["metric"], y, rows["train"], len(classes))
+    target_code = code(kind, task.__dict__["metric"], y, rows["train"], len(classes), permuted=task.permuted)
     mean, std = np.zeros(x.shape[1]), np.ones(x.shape[1])
     if task.standardise:
         mean, std = scale(portions(x, rows["train"]))
     named = f" of {len(classes)} classes" if classes and kind != "dense_binary" else ""
     channels = f"{x.shape[1]} channel{'s' * (x.shape[1] > 1)} of {' x '.join(map(str, positions))}"
     counts = ", ".join(f"{len(rows[s])} {s}" for s in ("train", "valid", "test"))
+    order = "; the positions along every axis in bit-reversed order" if task.permuted else ""
     description = (
         f"{task.file or 'arrays'}: x was read as {reading.words}, {channels}; {kind}{named} ({reason}), "
-        f"measured by {target_code.metric}; samples: {counts}"
+        f"measured by {target_code.metric}; samples: {counts}{order}"
     )
     late = x.size * 4 > _LARGE
     return Data(
-        x=x if late else standardised(x, mean, std),
+        x=x if late else standardised(x, mean, std, task.permuted),
         late=late,
+        permuted=task.permuted,
         mean=mean,
         std=std,
         y=target_code.encode(y),

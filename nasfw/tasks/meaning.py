@@ -17,7 +17,8 @@ class Meaning:
     Every input channel is (x - mean) / deviation of the data. ``kind`` is one of ``nasfw.tasks.metrics``.
     ``classes`` are the labels in the order of the outputs, () for kinds without. Outputs of regression, times
     ``output_deviation`` plus ``output_mean``, for all channels alike or one number each, are in the data's
-    own units.
+    own units. Where ``permuted``, the positions along every axis of inputs, and of outputs of dense kinds,
+    are in the order of ``bit_reversal``.
     """
 
     axes: str = ""
@@ -27,6 +28,7 @@ class Meaning:
     classes: tuple[Any, ...] = ()
     output_mean: tuple[float, ...] = ()
     output_deviation: tuple[float, ...] = ()
+    permuted: bool = False
 
     @property
     def standardised(self) -> bool:
@@ -39,8 +41,10 @@ class Meaning:
         return any(self.output_mean) or any(d != 1 for d in self.output_deviation)
 
 
-def meaning(layout: Layout, mean: Array, std: Array, code: Code, classes: tuple[Any, ...]) -> Meaning:
-    """The meaning of inputs that are read and standardised like this, and of targets of this code."""
+def meaning(
+    layout: Layout, mean: Array, std: Array, code: Code, classes: tuple[Any, ...], permuted: bool
+) -> Meaning:
+    """The meaning of inputs that are read, standardised and permuted so, and of targets of this code."""
     return Meaning(
         axes=layout.words,
         mean=_numbers(mean),
@@ -49,6 +53,7 @@ def meaning(layout: Layout, mean: Array, std: Array, code: Code, classes: tuple[
         classes=classes,
         output_mean=_numbers(code.mean),
         output_deviation=_numbers(code.std),
+        permuted=permuted,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from nasfw.tasks.permutation import bit_reversed
 from nasfw.values import UsageError
 
 log = logging.getLogger("nasfw")
@@ -150,14 +151,18 @@ def portions(array: Array, rows: Array, elements: int = 1 << 18) -> Iterator[Arr
         yield array[rows[start : start + step]]
 
 
-def standardised(x: Array, mean: Array, std: Array) -> Array:
-    """(x - mean) / std for each channel of [n, channels, ...], computed in double precision, as float32."""
+def standardised(x: Array, mean: Array, std: Array, permuted: bool = False) -> Array:
+    """(x - mean) / std for each channel of [n, channels, ...], computed in double precision, as float32.
+
+    Where ``permuted``, the positions along every axis are in bit-reversed order.
+    """
     column = (-1, *[1] * (x.ndim - 2))
     mean, std = np.reshape(mean, column), np.reshape(std, column)
     result = np.empty(x.shape, np.float32)
     start = 0
     for block in blocks(x):
-        result[start : start + len(block)] = (block - mean) / std
+        values = (block - mean) / std
+        result[start : start + len(block)] = bit_reversed(values, x.ndim - 2) if permuted else values
         start += len(block)
     return result
 
@@ -201,15 +206,16 @@ def layout(x: Array, y: Array, channels: Channels) -> Layout:
     [n, length] is one channel. [n, a, b] is an image of one channel if a = b >= 8, or if y has the same shape
     and both are >= 16; it is [n, length, channels] if a > b and b = 1, a >= 8 b, or it is one-hot along b but
     not along a; else [n, channels, length]. [n, a, b, c] is [n, height, width, channels] if y lies on a x b
-    and not on b x c; or else if c <= 4 < a, or a = b > c; else [n, channels, height, width].
+    and not on b x c; or else if c <= 4 < a, or a = b > c; else [n, channels, height, width]. Five axes are
+    read like four, with depth before height. [n, depth, height, width] is never found, only asked for.
     """
-    if x.ndim not in (2, 3, 4):
+    if x.ndim not in (2, 3, 4, 5):
         raise UsageError(
             f"x has shape {x.shape}; possible: [n, length], [n, channels, length], [n, height, width], "
-            "[n, channels, height, width]"
+            "[n, channels, height, width], [n, channels, depth, height, width]"
         )
-    if x.ndim == 4 and channels == "none":
-        raise UsageError(f"channels='none' does not suit x of shape {x.shape}, which has four axes")
+    if x.ndim == 5 and channels == "none":
+        raise UsageError(f"channels='none' does not suit x of shape {x.shape}, which has five axes")
     if x.ndim == 2:
         words = "[n, length]"
     elif x.ndim == 3:
@@ -219,9 +225,12 @@ def layout(x: Array, y: Array, channels: Channels) -> Layout:
             "last": "[n, length, channels]",
             "none": "[n, height, width]",
         }[asked]
+    elif channels == "none":
+        words = "[n, depth, height, width]"
     else:
-        asked = _read_four(x, y) if channels == "auto" else channels
-        words = {"first": "[n, channels, height, width]", "last": "[n, height, width, channels]"}[asked]
+        asked = _read_more(x, y) if channels == "auto" else channels
+        positions = "height, width" if x.ndim == 4 else "depth, height, width"
+        words = {"first": f"[n, channels, {positions}]", "last": f"[n, {positions}, channels]"}[asked]
     return Layout(words, Layout(words, ())(x[:1]).shape[1:])
 
 
@@ -235,12 +244,13 @@ def _read_three(x: Array, y: Array) -> Channels:
     return "first"
 
 
-def _read_four(x: Array, y: Array) -> Channels:
-    a, b, c = x.shape[1:]
-    first, last = _lies_on(y, (b, c)), _lies_on(y, (a, b))
+def _read_more(x: Array, y: Array) -> Channels:
+    first, last = _lies_on(y, x.shape[2:]), _lies_on(y, x.shape[1:-1])
     if first != last:
         return "last" if last else "first"
-    return "last" if c <= 4 < a or a == b > c else "first"
+    *positions, c = x.shape[1:]
+    a, equal = positions[0], len(set(positions)) == 1
+    return "last" if c <= 4 < a or (equal and a > c) else "first"
 
 
 def _lies_on(y: Array, positions: tuple[int, ...]) -> bool:

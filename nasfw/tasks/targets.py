@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nasfw.tasks.metrics import METRICS, Kind, usual_metric
+from nasfw.tasks.permutation import bit_reversed, restored
 from nasfw.tasks.reading import Array, portions, standardised
 
 
@@ -19,7 +20,8 @@ class Code:
     """Targets as networks see them, and back.
 
     Regression targets are standardised, per value or channel, by the mean and deviation of the training
-    split; so are the network's outputs. ``error`` undoes that: its result is in the data's own units.
+    split; so are the network's outputs. ``error`` undoes that: its result is in the data's own units. Dense
+    targets, and the outputs, have their positions in bit-reversed order if ``permuted``.
     """
 
     kind: Kind
@@ -29,18 +31,26 @@ class Code:
     std: Tensor
     positive_weight: Tensor
     norm: float
+    permuted: bool = False
 
     def encode(self, y: Array) -> Array:
         """``y``, in standard form and with class numbers, in compact storage for ``batch``."""
-        return standardised(y, self.mean.numpy(), self.std.numpy()) if self.kind.endswith("regression") else y
+        if self.kind.endswith("regression"):
+            return standardised(y, self.mean.numpy(), self.std.numpy(), self.permuted)
+        return bit_reversed(y, len(self.output_shape) - 1) if self.permuted else y
 
     def batch(self, stored: Tensor) -> Tensor:
         """Class numbers as int64, everything else as float32."""
         return stored.long() if self.kind.endswith("classification") else stored.float()
 
     def decode(self, values: Tensor) -> Tensor:
-        """Outputs or targets in the data's own units, float64; logits and labels as they are."""
+        """Outputs or targets in the data's own units, float64; logits and labels as they are.
+
+        Positions are in the data's own order.
+        """
         values = values.detach().cpu()
+        if self.permuted:
+            values = restored(values, len(self.output_shape) - 1)
         return values.double() * self.std + self.mean if self.kind.endswith("regression") else values
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -69,7 +79,15 @@ class Code:
         return METRICS[self.metric](self.decode(outputs), self.decode(targets), self.kind)
 
 
-def code(kind: Kind, metric: str, y: Array, train: Array, classes: int, standardise: bool = True) -> Code:
+def code(
+    kind: Kind,
+    metric: str,
+    y: Array,
+    train: Array,
+    classes: int,
+    standardise: bool = True,
+    permuted: bool = False,
+) -> Code:
     """The code of the targets ``y`` in standard form, with statistics over the samples ``train`` only."""
     metric = usual_metric(metric, kind)
     shape = y.shape[1:]
@@ -86,7 +104,7 @@ def code(kind: Kind, metric: str, y: Array, train: Array, classes: int, standard
         weight = np.sqrt((1 - share) / np.maximum(share, 1e-9)).clip(1.0, 10.0)
     column = (-1, *[1] * (len(shape) - 1))
     mean_, std_, weight_ = (torch.from_numpy(np.reshape(v, column)) for v in (mean, std, weight))
-    return Code(kind, metric, shape, mean_, std_, weight_, norm)
+    return Code(kind, metric, shape, mean_, std_, weight_, norm, permuted and kind.startswith("dense"))
 
 
 def moments(parts: Iterable[Array]) -> tuple[Array, Array]:

@@ -248,10 +248,11 @@ def namespace(task, model):
     return module, subject
 
 
+@pytest.mark.parametrize("permuted", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_code_prepares_inputs_and_reads_outputs_as_the_task_does(kind):
+def test_the_code_prepares_inputs_and_reads_outputs_as_the_task_does(kind, permuted):
     x, y = KINDS[kind]
-    task = ArraysTask(x, y, kind=kind)
+    task = ArraysTask(x, y, kind=kind, permuted=permuted)
     shape = task.output_shape
     network = torch.nn.Sequential(
         torch.nn.Flatten(), torch.nn.LazyLinear(int(np.prod(shape))), torch.nn.Unflatten(1, shape)
@@ -269,9 +270,44 @@ def test_the_code_prepares_inputs_and_reads_outputs_as_the_task_does(kind):
         assert found == [("no", "yes")[i] for i in outputs.argmax(1)]
         assert "no, yes, in this order" in artefact.shapes(subject)
     elif kind == "dense_classification":
-        assert torch.equal(found, outputs.argmax(1))
+        assert torch.equal(found, task.code.decode(outputs).argmax(1))
     else:
-        assert torch.equal(found, torch.sigmoid(outputs))
+        assert torch.equal(found, torch.sigmoid(task.code.decode(outputs)))
+
+
+@pytest.mark.parametrize("permuted", [False, True])
+def test_volumes_are_prepared_and_read_as_the_task_does(permuted):
+    x = RNG.normal(size=(40, 3, 4, 5))
+    task = ArraysTask(x, x**2, channels="none", kind="dense_regression", permuted=permuted)
+    module, subject = namespace(task, torch.nn.Conv3d(1, 1, 3, padding=1))
+    assert module.INPUT_SHAPE == (1, 3, 4, 5)
+    assert torch.equal(module.prepare(x), task.prepare(x))
+    outputs = torch.randn(5, 1, 3, 4, 5)
+    torch.testing.assert_close(module.decode(outputs), task.code.decode(outputs), rtol=0, atol=0)
+    assert "samples [n, depth, height, width]" in card._meaning(subject)
+
+
+def test_the_text_says_what_is_permuted():
+    both = ArraysTask(IMAGES, IMAGES.mean(3), permuted=True)
+    network = torch.nn.Conv2d(3, 1, 1)
+    module, subject = namespace(both, network)
+    assert "inputs and outputs, positions are in bit-reversed order: prepare()" in card._meaning(subject)
+    assert "decode() brings outputs back" in card._meaning(subject)
+    assert "bit-reversed" in " ".join(module.__doc__.split())
+    one = ArraysTask(IMAGES, LABELS, permuted=True)
+    _, subject = namespace(one, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(243, 2)))
+    assert "of its inputs, positions are in bit-reversed order" in artefact.shapes(subject)
+    assert "decode() brings" not in artefact.shapes(subject)
+    module, subject = namespace(replace(both, permuted=False), network)
+    assert "bit-reversed" not in artefact.code(subject) + card._meaning(subject)
+
+
+def test_a_dense_network_serves_samples_in_their_own_order():
+    """What it learned of permuted maps, prepare and decode make a function of the maps as they are."""
+    task = ArraysTask(SERIES, 3 * SERIES - 1, kind="dense_regression", permuted=True)
+    module, _ = namespace(task, torch.nn.Conv1d(1, 1, 1))
+    # Standardised outputs are standardised inputs here, so the network to be learned is the identity.
+    np.testing.assert_allclose(module.decode(module.prepare(SERIES))[:, 0], 3 * SERIES - 1, atol=1e-4)
 
 
 def test_datasets_are_prepared_as_in_training():

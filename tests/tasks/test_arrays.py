@@ -17,6 +17,7 @@ RNG = np.random.default_rng(0)
 N = 60
 X1 = RNG.normal(size=(N, 2, 12))
 X2 = RNG.normal(size=(N, 3, 8, 6))
+X3 = RNG.normal(size=(N, 2, 4, 8, 6))
 LABELS = np.arange(N) % 3
 
 
@@ -37,6 +38,7 @@ def test_arrays_come_first_and_nothing_is_read_at_construction():
 
 MASK = RNG.random((N, 8, 6)) > 0.5
 FLOATS = RNG.normal(size=(N, 8, 6))
+VOLUMES = RNG.normal(size=(N, 4, 8, 6))
 MULTI = RNG.random((N, 4)) > 0.5
 
 
@@ -76,6 +78,14 @@ MULTI = RNG.random((N, 4)) > 0.5
         (X2, RNG.integers(0, 4, (N, 8, 6)), "dense_classification", (4, 8, 6)),
         (X2, np.moveaxis(np.eye(4)[RNG.integers(0, 4, (N, 8, 6))], -1, 1), "dense_classification", (4, 8, 6)),
         (X2, RNG.integers(0, 256, (N, 8, 6)).astype(np.uint8), "dense_regression", (1, 8, 6)),
+        (X3, LABELS, "classification", (3,)),
+        (X3, RNG.normal(size=(N, 5)), "regression", (5,)),
+        (X3, VOLUMES, "dense_regression", (1, 4, 8, 6)),
+        (X3, VOLUMES[:, None], "dense_regression", (1, 4, 8, 6)),
+        (X3, VOLUMES[..., None], "dense_regression", (1, 4, 8, 6)),
+        (X3, np.stack([VOLUMES, VOLUMES], 1), "dense_regression", (2, 4, 8, 6)),
+        (X3, VOLUMES > 0, "dense_binary", (1, 4, 8, 6)),
+        (X3, RNG.integers(0, 5, (N, 4, 8, 6)), "dense_classification", (5, 4, 8, 6)),
     ],
 )
 def test_kind_is_inferred_from_shape_and_values(x, y, kind, output):
@@ -125,6 +135,14 @@ ONE_HOT = np.eye(4)[RNG.integers(0, 4, (N, 20))]
         (RNG.normal(size=(N, 9, 9, 9)), LABELS, "auto", (9, 9, 9)),
         (RNG.normal(size=(N, 8, 6, 6)), MASK, "auto", (6, 8, 6)),
         (X2, LABELS, "last", (6, 3, 8)),
+        (X2, LABELS, "none", (1, 3, 8, 6)),
+        (X2, X2, "auto", (3, 8, 6)),
+        (X3, LABELS, "auto", (2, 4, 8, 6)),
+        (X3, LABELS, "last", (6, 2, 4, 8)),
+        (np.moveaxis(RNG.normal(size=(N, 3, 9, 8, 6)), 1, -1), LABELS, "auto", (3, 9, 8, 6)),
+        (RNG.normal(size=(N, 6, 6, 6, 5)), LABELS, "auto", (5, 6, 6, 6)),
+        (RNG.normal(size=(N, 6, 6, 6, 6)), LABELS, "auto", (6, 6, 6, 6)),
+        (RNG.normal(size=(N, 4, 8, 6, 6)), VOLUMES, "auto", (6, 4, 8, 6)),
     ],
 )
 def test_axes_of_x_are_read_as_documented(x, y, channels, shape):

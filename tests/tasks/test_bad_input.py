@@ -14,6 +14,7 @@ RNG = np.random.default_rng(0)
 N = 40
 X = RNG.normal(size=(N, 2, 12))
 X2 = RNG.normal(size=(N, 1, 8, 6))
+X3 = RNG.normal(size=(N, 1, 4, 2, 3))
 Y = np.arange(N) % 4
 FLOATS = RNG.normal(size=N)
 
@@ -78,7 +79,7 @@ ARRAYS = {
     "ragged": ({"x": [[1.0, 2.0], [3.0]], "y": [0, 1]}, "x is no regular array"),
     "number": ({"x": 3.0, "y": Y}, "x is empty|x has shape"),
     "one axis": ({"x": FLOATS, "y": Y}, r"x has shape \(40,\); possible: \[n, length\]"),
-    "five axes": ({"x": X.reshape(N, 2, 2, 2, 3), "y": Y}, r"x has shape \(40, 2, 2, 2, 3\); possible"),
+    "six axes": ({"x": X.reshape(N, 2, 1, 2, 2, 3), "y": Y}, r"x has shape \(40, 2, 1, 2, 2, 3\); possible"),
     "test shape": (
         {"x": X, "y": Y, "x_test": X[..., :9], "y_test": Y},
         r"x_test has shape \(40, 2, 9\), where x",
@@ -113,7 +114,11 @@ ARRAYS = {
         {"x": X2, "y": RNG.integers(0, 5, (N, 8, 6)), "kind": "dense_binary"},
         "y holds 5 different values, where dense_binary needs two",
     ),
-    "channels of four": ({"x": X2, "y": Y, "channels": "none"}, "channels='none' does not suit"),
+    "dense elsewhere in space": (
+        {"x": X3, "y": RNG.normal(size=(N, 4, 3, 2))},
+        r"y of shape \(40, 4, 3, 2\) does not lie on the positions \(4, 2, 3\) of x",
+    ),
+    "channels of five": ({"x": X3, "y": Y, "channels": "none"}, "channels='none' does not suit .* five axes"),
     "metric of another kind": ({"x": X, "y": FLOATS, "metric": "f1"}, "metric 'f1' does not suit regression"),
 }
 
