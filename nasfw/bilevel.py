@@ -24,6 +24,8 @@ from torch import Tensor
 Tensors = Sequence[Tensor]
 # A loss as a function of the weights w and of what is optimised outside, a.
 Loss = Callable[[Tensors, Tensors], Tensor]
+# One number for all weights, or one for each tensor of them.
+Rate = float | Sequence[float]
 
 # The step of a central difference, as a multiple of the direction's inverse norm.
 EPSILON = 0.01
@@ -40,32 +42,36 @@ def unrolled(
     valid: Loss,
     weights: Tensors,
     outer: Tensors,
-    rate: float,
-    momentum: float = 0.0,
-    decay: float = 0.0,
-    velocity: Tensors | None = None,
+    rate: Rate,
+    momentum: Rate = 0.0,
+    decay: Rate = 0.0,
+    velocity: Sequence[Tensor | None] | None = None,
     epsilon: float = EPSILON,
 ) -> list[Tensor]:
     """The gradient of V(w', a), where w' = w - rate (momentum * velocity + T_w + decay * w).
 
-    That is V_a(w', a) - rate T_aw(w, a) V_w(w', a). ``velocity`` is the optimiser's momentum buffer, by
-    default zero. No copy of a network is needed but its weights'.
+    That is V_a(w', a) - T_aw(w, a) (rate V_w(w', a)). ``velocity`` is the optimiser's momentum buffer, by
+    default and where it is None zero. No copy of a network is needed but its weights'.
     """
     start = _leaves(weights)
+    rates, momenta, decays = (_each(number, start) for number in (rate, momentum, decay))
     steps = _gradients(train(start, _fixed(outer)), start)
     with torch.no_grad():
         for i, (w, g) in enumerate(zip(start, steps, strict=True)):
-            g.add_(w, alpha=decay)
-            if velocity is not None:
-                g.add_(velocity[i], alpha=momentum)
-            g.mul_(-rate).add_(w)
+            g.add_(w, alpha=decays[i])
+            if velocity is not None and (v := velocity[i]) is not None:
+                g.add_(v, alpha=momenta[i])
+            g.mul_(-rates[i]).add_(w)
     virtual = [w.requires_grad_() for w in steps]
     leaves = _leaves(outer)
     inner_outer = _gradients(valid(virtual, leaves), [*virtual, *leaves])
     inward, outward = inner_outer[: len(virtual)], inner_outer[len(virtual) :]
     del virtual, steps
+    most = max(rates)
+    if min(rates) < most:
+        inward = [r / most * v for r, v in zip(rates, inward, strict=True)]
     mixed = mixed_product(train, weights, outer, inward, epsilon)
-    return [a - rate * m for a, m in zip(outward, mixed, strict=True)]
+    return [a - most * m for a, m in zip(outward, mixed, strict=True)]
 
 
 def implicit(
@@ -76,7 +82,7 @@ def implicit(
     solver: str = "cg",
     steps: int = 10,
     rate: float = 0.1,
-    damping: float = 0.0,
+    damping: Rate = 0.0,
     epsilon: float = EPSILON,
 ) -> list[Tensor]:
     """V_a - T_aw (H + damping I)^-1 V_w, the inverse by ``steps`` of a solver.
@@ -88,10 +94,11 @@ def implicit(
     inner, leaves = _leaves(weights), _leaves(outer)
     found = _gradients(valid(inner, leaves), [*inner, *leaves])
     inward, outward = found[: len(inner)], found[len(inner) :]
+    damped = _each(damping, inner)
 
     def product(v: Tensors) -> list[Tensor]:
         curved = _difference(lambda w: _gradients(train(w, _fixed(outer)), w), weights, v, epsilon)
-        return [c + damping * x for c, x in zip(curved, v, strict=True)]
+        return [c + d * x for c, d, x in zip(curved, damped, v, strict=True)]
 
     solved = _conjugate(product, inward, steps) if solver == "cg" else _neumann(product, inward, steps, rate)
     mixed = mixed_product(train, weights, outer, solved, epsilon)
@@ -211,7 +218,17 @@ def _neumann(
 
 
 def _dot(one: Tensors, other: Tensors) -> float:
-    return float(sum((a.double() * b.double()).sum() for a, b in zip(one, other, strict=True)))
+    pairs = zip(map(_real, one), map(_real, other), strict=True)
+    return float(sum((a.double() * b.double()).sum() for a, b in pairs))
+
+
+def _real(value: Tensor) -> Tensor:
+    """Complex numbers as pairs of real ones, which is what their gradients take them for."""
+    return torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+
+
+def _each(number: Rate, weights: Tensors) -> list[float]:
+    return [number] * len(weights) if isinstance(number, int | float) else list(number)
 
 
 def _cards(values: Tensors) -> list[torch.device]:

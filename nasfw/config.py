@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nasfw.parameters import Spec, as_spec, brief, suggestion, validated
+from nasfw.hints import brief
+from nasfw.parameters import Spec, as_spec, suggestion, validated
 from nasfw.plugins import Registry, kind_of
 from nasfw.settings import DEFAULTS, GROUPS, KIND_OF, MANY, NAMES, Budget, Final, Settings
 from nasfw.text import dumps, loads, scalar

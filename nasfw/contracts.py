@@ -75,7 +75,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input, channels first: (channels, length) or (channels, height, width)."""
+        """Shape of one input: (channels, length), (channels, height, width) or with depth before height."""
 
     @property
     @abstractmethod
@@ -372,7 +372,7 @@ class Trial:
     @cached_property
     def key(self) -> str:
         """Identifies all three."""
-        parts: list[object] = [list(self.architecture), vars(self.recipe)]
+        parts: list[object] = [list(self.architecture), self.recipe.content]
         for name, value in sorted((self.weights or {}).items()):
             # numpy knows no bfloat16, but every dtype has bytes.
             raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -122,7 +122,7 @@ def _step(problem: Problem, model: nn.Module, forward: Callable[[Tensor], Tensor
     parameters = list(model.parameters())
     if not parameters:
         return 0.0
-    optimiser = training.optimizer(parameters, problem.recipe)
+    optimiser = training.optimizer(parameters, problem.recipe, training.transforms(model))
     generator = torch.Generator().manual_seed(problem.seed)
     x, y = next(training.batches(problem.task, "train", problem.recipe, generator, problem.compute))
     times = []

@@ -19,6 +19,7 @@ What there is to set:
 - `compute`: where training runs: auto, cpu, cuda:0; `executor`: serial or processes
 - `budget.trials`, `budget.seconds`: when the search ends at the latest
 - `recipe.NAME`: how networks are trained: epochs, lr, batch_size, optimizer, weight_decay, dropout, ...
+- `recipe.transform_NAME`: for what shapes operations: optimizer, lr, momentum, decay, warmup, cooldown
 - `final.epochs`, `final.seeds` (how many), `final.limit`, `final.least` (networks), or `final=false` for none
 - `yardsticks`: what the result is compared with: [plain,random], one of them, or []
 - `seed`: of everything; `folder`: of the run, by default a new one in `runs`

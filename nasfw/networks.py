@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class Network:
     @property
     def name(self) -> str:
         """Eight digits that identify the architecture and its recipe."""
-        return digest(self.space, dict(self.choices), asdict(self.recipe))[:8]
+        return digest(self.space, dict(self.choices), self.recipe.content)[:8]
 
     def plain_data(self) -> dict[str, Any]:
         """Everything as JSON values."""
@@ -53,7 +53,7 @@ class Network:
             "space": self.space,
             "choices": dict(self.choices),
             **({"text": self.text} if self.text is not None else {}),
-            "recipe": asdict(self.recipe),
+            "recipe": self.recipe.content,
             "keys": list(self.keys),
             "seeds": list(self.seeds),
             "median": self.median,

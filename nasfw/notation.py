@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
 
+from nasfw.hints import brief, meant
 from nasfw.values import Architecture, Option, UsageError
 
 Decisions = Mapping[str, Sequence[Option]]
@@ -15,8 +15,6 @@ Decisions = Mapping[str, Sequence[Option]]
 _SPECIAL = re.compile(r'[,="]|^\s|\s$|^$')
 _PART = r'\s*("(?:[^"\\]|\\.)*"|[^,="]*[^,="\s])\s*'
 _ITEM = re.compile(rf"{_PART}={_PART}(,|$)", re.DOTALL)
-# How much of what the user gave is repeated in a message.
-_REPEATED = 60
 
 
 def text(choices: Mapping[str, Option]) -> str:
@@ -45,9 +43,9 @@ def architecture(decisions: Decisions, choices: Mapping[str, Option]) -> Archite
     """The architecture with these options by decision; UsageError if there is no such decision or option."""
     for name in choices:
         if name not in decisions:
-            close = difflib.get_close_matches(name, decisions, 1)
-            hint = f"did you mean {close[0]!r}? There are" if close else "there are"
-            raise UsageError(f"there is no decision {name!r}; {hint} {', '.join(decisions)}")
+            hint = meant(name, decisions)
+            there = f"{hint} There are" if hint else "there are"
+            raise UsageError(f"there is no decision {name!r}; {there} {', '.join(decisions)}")
     chosen = {name: _found(name, decisions[name], option) for name, option in choices.items()}
     missing = [name for name in decisions if name not in chosen]
     if missing:
@@ -57,11 +55,6 @@ def architecture(decisions: Decisions, choices: Mapping[str, Option]) -> Archite
             f"{_listed(decisions[missing[0]])}"
         )
     return tuple(chosen[name] for name in decisions)
-
-
-def brief(text: str) -> str:
-    """``repr`` of what the user gave, cut to what fits in a message."""
-    return repr(text if len(text) <= _REPEATED else f"{text[: _REPEATED - 3]}...")
 
 
 def _found(name: str, options: Sequence[Option], given: Option) -> Option:

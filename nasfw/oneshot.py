@@ -79,7 +79,7 @@ class Search:
         self.names = [name for name, _ in self.supernet.named_parameters()]
         self.weights = list(self.supernet.parameters())
         self.steps = training.steps_per_epoch(self.task, "train", self.recipe)
-        self.optimiser = training.optimizer(self.weights, self.recipe)
+        self.optimiser = training.optimizer(self.weights, self.recipe, training.transforms(self.supernet))
         self.schedule = training.schedule(self.optimiser, self.recipe, self.steps)
         self.mixed = mixtures.mixed(problem.space.decisions, problem.space.junctions)
         self.outer = nn.ParameterList()
@@ -100,7 +100,7 @@ class Search:
 
     @property
     def rate(self) -> float:
-        """The current learning rate of the weights."""
+        """The current learning rate of the weights, but for transforms."""
         return float(self.optimiser.param_groups[0]["lr"])
 
     def softmax(self, rows: Sequence[Tensor]) -> list[Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import inspect
 import re
@@ -17,6 +16,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
+from nasfw.hints import brief, meant
 from nasfw.values import UsageError
 
 CONTEXT = ("task", "device")  # fields of plugins that the engine fills; not parameters
@@ -135,8 +135,8 @@ _PLAIN = {
 
 def _nearest(expected: object, given: object) -> str:
     options = re.findall(r"'([^']+)'", str(expected or ""))
-    close = difflib.get_close_matches(str(given), options, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    hint = meant(str(given), options)
+    return f"; {hint}" if hint else ""
 
 
 def _fields(plugin: type, hidden: Collection[str] = CONTEXT) -> dict[str, dataclasses.Field[Any]]:
@@ -216,16 +216,8 @@ _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 def suggestion(name: str, known: Collection[str]) -> str:
     """The end of a message about an unknown name: the nearest known one, then all of them."""
-    lower = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(name.lower(), lower, n=1)
-    listed = f"Known: {', '.join(sorted(known)) or 'none'}"
-    return f"; did you mean {lower[close[0]]!r}? {listed}" if close else f". {listed}"
-
-
-def brief(value: object) -> str:
-    """``repr`` of a value, cut to what fits in a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    hint, listed = meant(name, known), f"Known: {', '.join(sorted(known)) or 'none'}"
+    return f"; {hint} {listed}" if hint else f". {listed}"
 
 
 def plain(value: Any) -> Any:

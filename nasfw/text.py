@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from nasfw.parameters import brief
+from nasfw.hints import brief
 from nasfw.values import UsageError
 
 _NUMBER = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?")

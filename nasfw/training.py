@@ -1,4 +1,4 @@
-"""Training one network: optimiser, schedule, and an epoch loop that resumes."""
+"""Training one network: batches, and an epoch loop that resumes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,11 +17,32 @@ from torch import Tensor, nn
 
 from nasfw import auxiliary, progress
 from nasfw.contracts import Diverged, Recipe, Split, Task
+from nasfw.optimisers import clip, factor, fusable, optimizer, schedule, transforms
+
+# What trains something needs the optimiser as well, and looks for it here.
+__all__ = [
+    "Stateful",
+    "batches",
+    "channels_last",
+    "clip",
+    "epochs",
+    "factor",
+    "finite_mean",
+    "fit",
+    "forward_passes",
+    "fusable",
+    "optimizer",
+    "prefers_channels_last",
+    "restore",
+    "save",
+    "schedule",
+    "steps_per_epoch",
+    "transforms",
+]
 
 log = logging.getLogger("nasfw")
 
 _CHECKPOINTS = 20
-_WARM_UP = 0.2
 _LARGE_MAP = 16 * 16
 
 
@@ -31,78 +52,6 @@ class Stateful(Protocol):
     def state_dict(self) -> Any: ...
 
     def load_state_dict(self, state_dict: Any) -> Any: ...
-
-
-def optimizer(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser: SGD with Nesterov momentum, or AdamW."""
-    chosen = list(parameters)
-    fused = fusable(chosen)
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(chosen, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
-    optimiser = torch.optim.SGD(
-        chosen,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        nesterov=recipe.momentum > 0,
-        fused=fused,
-    )
-    if recipe.momentum > 0:
-        # The fused step fails where some weights get their first gradient later than others; a velocity of
-        # zero is the same start, and there is nothing left for it to make.
-        for weight in chosen:
-            optimiser.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-    return optimiser
-
-
-def fusable(parameters: Iterable[Tensor]) -> bool | None:
-    """What an optimiser's ``fused`` should be: True for real weights on a processor or a CUDA card.
-
-    Then a step is one pass over the weights, 4 to 6 times as fast as torch's own choice on a processor, which
-    None leaves to torch. All of torch from 2.4 on can do it in 16, 32 and 64 bits.
-    """
-    able = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-    return True if able else None
-
-
-@torch.no_grad()
-def clip(parameters: Iterable[Tensor], bound: float) -> None:
-    """Scale all gradients by one factor such that their joint Euclidean norm is at most ``bound``.
-
-    As ``nn.utils.clip_grad_norm_``, but on a processor nothing is written where nothing changes. A card is
-    not asked, since waiting for the answer would stall it.
-    """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
-        return
-    factor = bound / (torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) + 1e-6)
-    # Written so that a norm that is not a number spoils all gradients, and does not pass unnoticed.
-    if factor.is_cuda or not factor >= 1:
-        torch._foreach_mul_(gradients, factor.clamp(max=1.0))
-
-
-def factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The learning rate at ``step`` (from 0), as a multiple of ``recipe.lr``."""
-    total = max(1, recipe.epochs * steps_per_epoch)
-    if recipe.schedule == "step":
-        # Strictly after the milestone, as in the DASH paper's schedules.
-        epoch = step // max(1, steps_per_epoch)
-        return recipe.decay ** sum(epoch > milestone for milestone in recipe.milestones)
-    if recipe.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, step / total)))
-    if recipe.schedule == "onecycle":
-        rise = _WARM_UP * total
-        if step < rise:
-            return (step + 1) / (rise + 1)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / (total - rise))))
-    return 1.0
-
-
-def schedule(
-    optimiser: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """The recipe's learning rate schedule, to be stepped after every optimiser step."""
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: factor(recipe, step, steps_per_epoch))
 
 
 def steps_per_epoch(task: Task, split: Split, recipe: Recipe) -> int:
@@ -248,10 +197,12 @@ def fit(
     caller seeds. Networks are not compiled by torch.compile: for steps 1.15 to 1.5 times as fast, it takes
     half a minute for each network, where most trainings take seconds, and needs a C++ compiler.
 
-    A network may ask for two things that only its training needs. A part of it with a method
+    A network may ask for three things that only its training needs. A part of it with a method
     ``progress(share)`` is told at the start of every epoch which share of the training is done. A method
     ``auxiliary()`` of the network returns None, or the path of a part, a head that reads the part's output,
-    and a weight: the head's loss is added with that weight, and the head is trained along and forgotten.
+    and a weight: the head's loss is added with that weight, and the head is trained along and forgotten. A
+    part with a method ``transforms()`` returns those of its own parameters, its parts' included, that shape
+    its operation: they are trained as the recipe says of transforms.
     """
     if recipe.dropout is not None:
         for module in model.modules():
@@ -262,7 +213,7 @@ def fit(
         return
     with auxiliary.beside(model, compute) as second:
         parameters = [p for m in (model, second) for p in m.parameters() if p.requires_grad]
-        optimiser = optimizer(parameters, recipe)
+        optimiser = optimizer(parameters, recipe, transforms(model))
         rates = schedule(optimiser, recipe, steps_per_epoch(task, split, recipe))
         generator = torch.Generator().manual_seed(recipe.seed)
         parts: dict[str, Stateful] = {"model": model, "optimizer": optimiser, "schedule": rates}

@@ -34,12 +34,17 @@ class Recipe:
 
     ``dropout`` sets the rate of the network's dropout layers; None leaves them as they were built. ``clip``
     bounds the gradient's norm. ``milestones`` and ``decay`` belong to the schedule "step".
+
+    The fields ``transform_...`` are for networks with transforms, parameters that shape an operation (as in
+    XD operations): what is None is as for the weights. Their learning rate follows the schedule, too, but is
+    0 in the first ``transform_warmup`` and the last ``transform_cooldown`` epochs. Where these are all
+    epochs, as may be in the short trainings of a search, the transforms stay as they were built.
     """
 
     epochs: int = 20
     batch_size: int = 64
     fraction: float = 1.0
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "adam"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -49,6 +54,12 @@ class Recipe:
     dropout: float | None = None
     clip: float | None = None
     seed: int = 0
+    transform_optimizer: Literal["sgd", "adamw", "adam"] | None = None
+    transform_lr: float | None = None
+    transform_momentum: float | None = None
+    transform_decay: float | None = None
+    transform_warmup: int = 0
+    transform_cooldown: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that no training can use."""
@@ -62,6 +73,16 @@ class Recipe:
         """How often training sees the whole training split: epochs times fraction."""
         return self.epochs * self.fraction
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """The fields by name, those of transforms only where they are set.
+
+        So what is kept of a recipe, and what is made of it to tell trials apart, is what it was before there
+        were transforms.
+        """
+        usual = vars(type(self))
+        return {n: v for n, v in vars(self).items() if not n.startswith("transform_") or v != usual[n]}
+
 
 _RANGES = (
     ("epochs", 0, math.inf),
@@ -73,6 +94,11 @@ _RANGES = (
     ("decay", 0.0, 1.0),
     ("dropout", 0.0, 1.0),
     ("clip", 0.0, math.inf),
+    ("transform_lr", 0.0, math.inf),
+    ("transform_momentum", 0.0, 1.0),
+    ("transform_decay", 0.0, math.inf),
+    ("transform_warmup", 0, math.inf),
+    ("transform_cooldown", 0, math.inf),
 )
 
 
@@ -145,7 +171,7 @@ class Record:
             "phase": self.phase,
             "space": self.space,
             "choices": dict(self.choices),
-            "recipe": vars(self.recipe),
+            "recipe": self.recipe.content,
             "inherited": self.inherited,
             "values": dict(self.values),
             "seconds": self.seconds,

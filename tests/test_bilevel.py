@@ -61,6 +61,21 @@ def test_one_unrolled_step_is_the_closed_form_whatever_epsilon(epsilon):
     torch.testing.assert_close(q.gradient(found), exact, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("rates", [(0.1, 0.02), (0.02, 0.1), (0.0, 0.1), (0.0, 0.0)])
+def test_each_tensor_may_have_a_rate_momentum_and_decay_of_its_own(rates):
+    """The closed form with diagonal matrices of them; a velocity of None is zero."""
+    q = Quadratic()
+    rate, momentum, decay = (
+        torch.tensor([a] * 2 + [b] * 4, dtype=torch.float64) for a, b in (rates, (0.0, 0.9), (0.5, 0.03))
+    )
+    step = momentum * q.velocity + q.A @ q.w - q.B @ q.a - q.c + decay * q.w
+    exact = q.e + q.B.T @ (rate * (q.w - rate * step - q.d))
+    weights, outer = q.parts
+    velocity = [None, q.velocity[2:]]
+    found = bilevel.unrolled(q.train, q.valid, weights, outer, rates, (0.0, 0.9), (0.5, 0.03), velocity)
+    torch.testing.assert_close(q.gradient(found), exact, rtol=1e-9, atol=1e-9)
+
+
 def test_the_first_order_gradient_is_another_one():
     """Else the test above could not tell them apart."""
     q = Quadratic()
@@ -86,6 +101,30 @@ def test_damping_is_added_to_the_hessian():
     exact = q.e + q.B.T @ torch.linalg.solve(damped, q.w - q.d)
     found = bilevel.implicit(q.train, q.valid, weights, outer, "cg", steps=N, damping=0.7)
     torch.testing.assert_close(q.gradient(found), exact, rtol=1e-9, atol=1e-9)
+
+
+def test_each_tensor_may_be_damped_by_its_own():
+    q = Quadratic()
+    weights, outer = q.parts
+    damped = q.A + torch.diag(torch.tensor([0.7] * 2 + [0.1] * 4, dtype=torch.float64))
+    exact = q.e + q.B.T @ torch.linalg.solve(damped, q.w - q.d)
+    found = bilevel.implicit(q.train, q.valid, weights, outer, "cg", steps=N, damping=(0.7, 0.1))
+    torch.testing.assert_close(q.gradient(found), exact, rtol=1e-9, atol=1e-9)
+
+
+def test_complex_weights_are_pairs_of_real_ones():
+    q = Quadratic()
+    q.w = torch.linalg.solve(q.A, q.B @ q.a + q.c)
+    weights, outer = q.parts
+    paired = [torch.view_as_complex(w.reshape(-1, 2)) for w in weights]
+
+    def of_pairs(loss):
+        return lambda w, a: loss([torch.view_as_real(v).reshape(-1) for v in w], a)
+
+    for solver, steps in (("cg", N), ("neumann", 5)):
+        exact = bilevel.implicit(q.train, q.valid, weights, outer, solver, steps)
+        found = bilevel.implicit(of_pairs(q.train), of_pairs(q.valid), paired, outer, solver, steps)
+        torch.testing.assert_close(q.gradient(found), q.gradient(exact), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5])

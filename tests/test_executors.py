@@ -1,6 +1,7 @@
 """Executors run every job, lazily, here or in other processes, with the same results."""
 
 import os
+import sys
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
@@ -13,6 +14,12 @@ from nasfw.executors import Processes, Serial
 from nasfw.records import Records
 from nasfw.strategies.random import RandomSearch
 from nasfw.testing import ToySpace, ToyTask, Wrong
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch, pytestconfig):
+    """A process of its own imports this module as pytest has named it, by its path from pytest's root."""
+    monkeypatch.setattr(sys, "path", [*sys.path, str(pytestconfig.rootpath)])
 
 
 def job(number):

@@ -207,6 +207,69 @@ def test_a_training_that_diverges_is_said_in_one_sentence(tmp_path, name):
         run(tmp_path, strategy(name, clip=1e38), problem(lr=1e38, schedule="constant"))
 
 
+class Shaping(nn.Linear):
+    """A layer whose weights are a transform."""
+
+    def transforms(self):
+        return [self.weight]
+
+
+@dataclass(frozen=True)
+class Shaped(ToyCells):
+    """Cells that end in a layer with a transform."""
+
+    def build(self, architecture):
+        return self._shaped(super().build(architecture))
+
+    def supernet(self):
+        found = super().supernet()
+        self._shaped(found.cell)
+        return found
+
+    @staticmethod
+    def _shaped(cell):
+        cell.head = Shaping(cell.head.in_features, cell.head.out_features)
+        nn.init.eye_(cell.head.weight)
+        nn.init.zeros_(cell.head.bias)
+        return cell
+
+
+OF_TRANSFORMS = {"transform_optimizer": "adam", "transform_lr": 0.01, "transform_warmup": 1}
+
+
+@every_strategy
+def test_transforms_of_a_supernet_are_trained_by_their_own_optimiser_and_warm_up(tmp_path, name):
+    """Where the warm-up is longer than the training, they are what they were at the start."""
+
+    def head(warmup):
+        task = Watched()
+        recipe = {**OF_TRANSFORMS, "transform_warmup": warmup}
+        found = trained(name, problem(tmp_path / str(warmup), task=task, space=Shaped(task), **recipe))
+        weights, transforms = found.optimiser.param_groups
+        assert "betas" in transforms
+        assert "betas" not in weights
+        assert found.rate == weights["lr"]
+        return found.supernet.cell.head
+
+    start, resting, moved = Shaped(Watched()).supernet().cell.head, head(10**6), head(0)
+    assert torch.equal(resting.weight, start.weight)
+    assert not torch.equal(resting.bias, start.bias)
+    assert not torch.equal(moved.weight, start.weight)
+
+
+@pytest.mark.parametrize("name", ["darts", "darts_pt", "robust_darts", "weight_sharing"])
+def test_a_killed_search_with_transforms_ends_as_if_it_had_not_been(tmp_path, name):
+    def found(folder, allowed=math.inf):
+        task = Watched(samples=96, allowed=allowed)
+        return run(folder, strategy(name), problem(task=task, space=Shaped(task), **OF_TRANSFORMS))
+
+    expected = found(tmp_path / "undisturbed")
+    for allowed in (5, 9):
+        with pytest.raises(Kill):
+            found(tmp_path / "killed", allowed)
+    assert found(tmp_path / "killed") == expected
+
+
 def test_no_device_is_wired_in():
     """What a search computes on is the problem's to say."""
     folder = Path(nasfw.__file__).parent

@@ -1,8 +1,10 @@
-"""Schedules by their formulas, and training that a kill cannot change."""
+"""Training by the textbook, which a kill cannot change."""
 
 import copy
 import logging
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -18,86 +20,6 @@ BIG = Recipe(epochs=4, batch_size=8, lr=0.05)
 def network(dropout=0.5):
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 3))
-
-
-def factors(recipe, steps=5, count=None):
-    return [training.factor(recipe, s, steps) for s in range(count or recipe.epochs * steps)]
-
-
-def test_constant_stays():
-    assert set(factors(Recipe(schedule="constant", epochs=3))) == {1.0}
-
-
-def test_cosine_goes_from_one_to_zero():
-    found = factors(Recipe(schedule="cosine", epochs=4), count=21)
-    assert found == pytest.approx([(1 + math.cos(math.pi * s / 20)) / 2 for s in range(21)], abs=1e-15)
-    assert found[0] == 1.0
-    assert found[10] == pytest.approx(0.5, abs=1e-15)
-    assert found[20] == pytest.approx(0.0, abs=1e-15)
-
-
-def test_step_decays_strictly_after_each_milestone():
-    """In epochs 0 to 2 nothing happened yet, although epoch 2 is a milestone."""
-    recipe = Recipe(schedule="step", milestones=(2, 4), decay=0.2, epochs=7)
-    by_epoch = [1.0, 1.0, 1.0, 0.2, 0.2, 0.04, 0.04]
-    assert factors(recipe) == pytest.approx([f for f in by_epoch for _ in range(5)], abs=1e-15)
-
-
-def test_onecycle_rises_for_a_fifth_and_falls_as_a_cosine():
-    found = factors(Recipe(schedule="onecycle", epochs=10), steps=10, count=101)
-    rise, fall = found[:20], found[20:]
-    assert rise == pytest.approx([(s + 1) / 21 for s in range(20)], abs=1e-15)
-    assert fall == pytest.approx([(1 + math.cos(math.pi * s / 80)) / 2 for s in range(81)], abs=1e-15)
-
-
-@pytest.mark.parametrize("schedule", ["constant", "step", "cosine", "onecycle"])
-@pytest.mark.parametrize(("epochs", "steps"), [(0, 0), (1, 1), (1, 7), (40, 3)])
-def test_factors_are_between_zero_and_one_and_beyond_the_end_too(schedule, epochs, steps):
-    recipe = Recipe(schedule=schedule, epochs=epochs, milestones=(0, 5))
-    found = factors(recipe, steps, count=epochs * steps + 10)
-    assert all(0.0 <= f <= 1.0 for f in found)
-
-
-def test_the_schedule_drives_the_optimiser():
-    weight = nn.Parameter(torch.zeros(1))
-    recipe = Recipe(schedule="cosine", epochs=2, lr=0.3)
-    optimiser = training.optimizer([weight], recipe)
-    rates = training.schedule(optimiser, recipe, 3)
-    seen = []
-    for _ in range(6):
-        seen.append(optimiser.param_groups[0]["lr"])
-        optimiser.step()
-        rates.step()
-    assert seen == pytest.approx([0.3 * f for f in factors(recipe, 3)], abs=1e-15)
-
-
-def test_sgd_is_nesterov_with_weight_decay():
-    """g = c + wd w; v = mu v + g; w -= lr (g + mu v) (Sutskever et al. 2013, as torch writes it)."""
-    lr, mu, wd = 0.1, 0.9, 0.01
-    w = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
-    optimiser = training.optimizer([w], Recipe(lr=lr, momentum=mu, weight_decay=wd))
-    expected, v = 2.0, 0.0
-    for c in (1.0, -0.5, 2.0):
-        w.grad = torch.tensor([c], dtype=torch.float64)
-        optimiser.step()
-        g = c + wd * expected
-        v = mu * v + g
-        expected -= lr * (g + mu * v)
-        assert w.item() == pytest.approx(expected, abs=1e-12)
-
-
-def test_adamw_steps_by_the_sign_first_and_decays_the_weight_itself():
-    w = nn.Parameter(torch.tensor([2.0, -3.0], dtype=torch.float64))
-    optimiser = training.optimizer([w], Recipe(optimizer="adamw", lr=0.1, weight_decay=0.5))
-    w.grad = torch.tensor([7.0, -0.2], dtype=torch.float64)
-    optimiser.step()
-    expected = torch.tensor([2.0 * 0.95 - 0.1, -3.0 * 0.95 + 0.1], dtype=torch.float64)
-    torch.testing.assert_close(w.detach(), expected, rtol=0, atol=1e-7)
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_sgd_without_momentum_is_possible(momentum):
-    training.optimizer([nn.Parameter(torch.zeros(1))], Recipe(momentum=momentum))
 
 
 @pytest.mark.parametrize(
@@ -131,10 +53,10 @@ class DyingTask(ToyTask):
 countdown = [0]
 
 
-def train(recipe, checkpoint=None, die_after=None):
+def train(recipe, checkpoint=None, die_after=None, model=None):
     """State of a network trained by ``recipe`` and the random number drawn afterwards."""
     countdown[0] = 10**9 if die_after is None else die_after
-    model = network()
+    model = network() if model is None else model
     torch.manual_seed(recipe.seed)
     training.fit(model, DyingTask(), recipe, checkpoint=checkpoint)
     return [*model.state_dict().values(), torch.rand(2)]
@@ -273,85 +195,99 @@ def test_the_seed_of_the_recipe_orders_the_data():
     assert not all(torch.equal(a, b) for a, b in zip(orders[0], orders[2], strict=True))
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.01])
-def test_the_one_pass_step_is_the_textbooks_on_many_tensors(decay):
-    """Nesterov's SGD and AdamW by their formulas in float64, in every order that memory can have."""
-    shapes = [(7,), (3, 4), (5, 2, 3, 3), (64, 33)]
-    lr, mu, b1, b2, eps = 0.1, 0.9, 0.9, 0.999, 1e-8
-    for name in ("sgd", "adamw"):
-        torch.manual_seed(0)
-        weights = [nn.Parameter(torch.randn(s, dtype=torch.float64)) for s in shapes]
-        weights[1] = nn.Parameter(torch.randn(4, 3, dtype=torch.float64).t())
-        weights[2] = nn.Parameter(weights[2].detach().contiguous(memory_format=torch.channels_last))
-        expected = [w.detach().clone() for w in weights]
-        first, second = ([torch.zeros_like(w) for w in expected] for _ in range(2))
-        optimiser = training.optimizer(
-            weights, Recipe(optimizer=name, lr=lr, momentum=mu, weight_decay=decay)
-        )
-        assert optimiser.defaults["fused"]
-        for t in range(1, 5):
-            gradients = [torch.randn_like(w) for w in expected]
-            for w, g in zip(weights, gradients, strict=True):
-                w.grad = g.clone()
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "adam"])
+def test_training_is_the_textbooks_loop_to_the_last_bit(optimizer):
+    """What is said of transforms changes nothing in a network that has none."""
+    recipe = Recipe(epochs=3, batch_size=8, lr=0.01, optimizer=optimizer, clip=0.5)
+    found = train(replace(recipe, transform_optimizer="adam", transform_lr=9.0, transform_warmup=1))
+    model, task = network(), ToyTask()
+    options = {"lr": 0.01, "weight_decay": 5e-4, "fused": True}
+    if optimizer == "sgd":
+        optimiser = torch.optim.SGD(model.parameters(), momentum=0.9, nesterov=True, **options)
+    else:
+        kind = torch.optim.Adam if optimizer == "adam" else torch.optim.AdamW
+        optimiser = kind(model.parameters(), **options)
+    rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: 0.5 * (1 + math.cos(math.pi * s / 12)))
+    torch.manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    model.train()
+    for _ in range(recipe.epochs):
+        for x, y in task.batches("train", 8, generator):
+            optimiser.zero_grad()
+            task.loss(model(x), y).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
             optimiser.step()
-            for w, g, v, s in zip(expected, gradients, first, second, strict=True):
-                if name == "sgd":
-                    g = g + decay * w
-                    v.copy_(mu * v + g)
-                    w -= lr * (g + mu * v)
-                else:
-                    v.copy_(b1 * v + (1 - b1) * g)
-                    s.copy_(b2 * s + (1 - b2) * g**2)
-                    w.mul_(1 - lr * decay)
-                    w -= lr * (v / (1 - b1**t)) / ((s / (1 - b2**t)).sqrt() + eps)
-        for w, e in zip(weights, expected, strict=True):
-            torch.testing.assert_close(w.detach(), e, rtol=1e-12, atol=1e-13)
+            rates.step()
+    assert_equal(found, [*model.state_dict().values(), torch.rand(2)])
 
 
-def test_a_weight_may_get_its_first_gradient_late():
-    """As if it were alone and its training began then."""
-    early, late, alone = (nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(3))
-    both, single = training.optimizer([early, late], BIG), training.optimizer([alone], BIG)
-    early.grad = torch.ones_like(early)
-    both.step()
-    assert torch.equal(late, torch.ones_like(late))
-    late.grad, alone.grad = torch.full_like(late, 2.0), torch.full_like(late, 2.0)
-    both.step()
-    single.step()
-    assert torch.equal(late, alone)
+class Filter(nn.Module):
+    """A product with a transform, noted at the start of every epoch; complex ones show their real part."""
+
+    def __init__(self, dtype=torch.float32):
+        super().__init__()
+        self.scale = nn.Parameter(torch.linspace(0.5, 2.0, 8).to(dtype))
+        self.seen = []
+
+    def transforms(self):
+        return [self.scale]
+
+    def progress(self, share):
+        self.seen.append(self.scale.detach().clone())
+
+    def forward(self, x):
+        return (x * self.scale).real
 
 
-def test_complex_weights_are_left_to_torch():
-    for recipe in (BIG, Recipe(optimizer="adamw")):
-        weight = nn.Parameter(torch.ones(2, dtype=torch.complex128))
-        optimiser = training.optimizer([weight], recipe)
-        weight.grad = torch.ones_like(weight)
-        optimiser.step()
-        assert weight.real[0] < 1
-    assert training.fusable([torch.ones(1), torch.ones(1, dtype=torch.float64)]) is True
-    assert training.fusable([torch.ones(1, device="meta")]) is None
+def filtered(dtype=torch.float32):
+    model = network()
+    model[2] = Filter(dtype)
+    return model
 
 
-@pytest.mark.parametrize("bound", [0.1, 3.0, 1e9])
-def test_clip_scales_by_the_joint_norm_of_all_gradients(bound):
-    weights = [nn.Parameter(torch.zeros(n, dtype=torch.float64)) for n in (3, 100, 1)]
-    torch.manual_seed(0)
-    for w in weights[:2]:
-        w.grad = torch.randn_like(w)
-    before = torch.cat([w.grad for w in weights[:2]])
-    training.clip(weights, bound)
-    found = torch.cat([w.grad for w in weights[:2]])
-    norm = math.sqrt(sum(v * v for v in before.tolist()))
-    torch.testing.assert_close(found, before * min(1.0, bound / (norm + 1e-6)), rtol=1e-12, atol=1e-15)
-    assert weights[2].grad is None
+SHAPED = Recipe(
+    epochs=6,
+    batch_size=8,
+    lr=0.05,
+    clip=0.5,
+    transform_lr=0.01,
+    transform_decay=0.1,
+    transform_warmup=2,
+    transform_cooldown=1,
+)
 
 
-def test_clip_shows_a_gradient_that_is_not_a_number():
-    weights = [nn.Parameter(torch.zeros(2)) for _ in range(2)]
-    weights[0].grad, weights[1].grad = torch.ones(2), torch.tensor([1.0, math.nan])
-    training.clip(weights, 1.0)
-    assert all(w.grad.isnan().all() for w in weights)
-    training.clip([nn.Parameter(torch.zeros(2))], 1.0)
+@pytest.mark.parametrize("kind", [None, "sgd", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_transforms_rest_to_the_last_bit_in_warm_up_and_cool_down_and_move_between(optimizer, kind):
+    model = filtered()
+    before = model[4].weight.detach().clone()
+    training.fit(model, ToyTask(), replace(SHAPED, optimizer=optimizer, transform_optimizer=kind))
+    seen = [*model[2].seen, model[2].scale.detach()]
+    moved = [not torch.equal(a, b) for a, b in pairwise(seen)]
+    assert moved == [False, False, True, True, True, False]
+    assert not torch.equal(model[4].weight, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+@pytest.mark.parametrize("kind", [None, "adam"])
+def test_a_killed_training_of_transforms_ends_with_the_same_weights(tmp_path, kind, dtype):
+    recipe, path = replace(SHAPED, transform_optimizer=kind), tmp_path / "c.pt"
+    undisturbed = train(recipe, model=filtered(dtype))
+    for die_after in (5, 4, 9, 3):
+        with pytest.raises(Killed):
+            train(recipe, path, die_after, filtered(dtype))
+    assert_equal(train(recipe, path, model=filtered(dtype)), undisturbed)
+
+
+def test_transforms_and_weights_share_the_bound_of_the_gradient():
+    """Without momentum, both together move by lr times the bound."""
+    model = filtered(torch.complex64)
+    before = [p.detach().clone() for p in model.parameters()]
+    recipe = replace(BIG, epochs=1, batch_size=10**6, lr=1.0, momentum=0.0, weight_decay=0.0, clip=1e-3)
+    training.fit(model, ToyTask(), recipe)
+    moved = [float((p - b).detach().norm()) for p, b in zip(model.parameters(), before, strict=True)]
+    assert math.hypot(*moved) == pytest.approx(1e-3, rel=1e-2)
 
 
 class Maps(ToyTask):

@@ -119,6 +119,12 @@ def test_the_key_depends_on_every_part(one, other):
         {"dropout": 0.0},
         {"clip": 1.0},
         {"seed": 1},
+        {"transform_optimizer": "adam"},
+        {"transform_lr": 0.0},
+        {"transform_momentum": 0.5},
+        {"transform_decay": 0.0},
+        {"transform_warmup": 1},
+        {"transform_cooldown": 1},
     ],
 )
 def test_the_key_depends_on_every_field_of_the_recipe(change):

@@ -22,6 +22,11 @@ from nasfw.values import Recipe, Record, Unsupported, UsageError, digest
         ("decay", 0, 1),
         ("dropout", 0, 1),
         ("clip", 0, math.inf),
+        ("transform_lr", 0, math.inf),
+        ("transform_momentum", 0, 1),
+        ("transform_decay", 0, math.inf),
+        ("transform_warmup", 0, math.inf),
+        ("transform_cooldown", 0, math.inf),
     ],
 )
 def test_recipe_takes_the_ends_of_each_range_and_nothing_outside(name, low, high):
@@ -86,7 +91,26 @@ def test_a_record_is_one_line_of_strict_json():
     line = r.to_json()
     assert line.isascii()
     assert not set(line) & set("\n\r")
-    assert json.loads(line)["recipe"] == {**asdict(r.recipe), "milestones": [3, 5]}
+    assert json.loads(line)["recipe"] == {**r.recipe.content, "milestones": [3, 5]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"transform_optimizer": "adam"},
+        {"transform_lr": 0.0},
+        {"transform_momentum": 0.5, "transform_decay": 0.0},
+        {"transform_warmup": 3},
+        {"transform_cooldown": 2},
+    ],
+)
+def test_what_is_said_of_transforms_is_written_only_where_it_is_said(change):
+    """So records from before there were transforms are read, and written as they were."""
+    plain, changed = Recipe(), Recipe(**change)
+    names = [name for name in asdict(plain) if not name.startswith("transform_")]
+    assert plain.content == {name: getattr(plain, name) for name in names}
+    assert changed.content == {**plain.content, **change}
+    assert Record.from_json(record(recipe=changed).to_json()).recipe == changed
 
 
 def test_only_an_architecture_in_a_notation_of_its_own_is_written_as_text():

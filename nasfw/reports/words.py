@@ -27,7 +27,23 @@ def recipe(values: Recipe) -> str:
     return (
         f"{count(values.epochs, 'epoch')}{part}, batch size {values.batch_size}, {values.optimizer}, "
         f"learning rate {values.lr:g} ({values.schedule}), weight decay {values.weight_decay:g}"
+        f"{_of_transforms(values)}"
     )
+
+
+def _of_transforms(values: Recipe) -> str:
+    """How transforms are trained in another way than the weights, if they are."""
+    named = {
+        "learning rate": values.transform_lr,
+        "momentum": values.transform_momentum,
+        "weight decay": values.transform_decay,
+    }
+    parts = [values.transform_optimizer or "", *(f"{n} {v:g}" for n, v in named.items() if v is not None)]
+    windows = {"first": values.transform_warmup, "last": values.transform_cooldown}
+    rests = [f"the {n} {'epoch' if v == 1 else count(v, 'epoch')}" for n, v in windows.items() if v]
+    parts += [f"at rest in {' and '.join(rests)}"] if rests else []
+    said = ", ".join(p for p in parts if p)
+    return f", for transforms {said}" if said else ""
 
 
 def runtime(fingerprint: Mapping[str, Any]) -> str:

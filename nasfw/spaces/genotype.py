@@ -6,7 +6,7 @@ import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nasfw import notation
+from nasfw.hints import brief
 from nasfw.mixtures import indices
 from nasfw.spaces.operations import NONE
 from nasfw.values import Architecture, Option, UsageError
@@ -111,7 +111,7 @@ def _cells(text: str) -> dict[str, tuple[Pairs, list[int]]]:
             for kind in _KINDS
         }
     except (ValueError, SyntaxError, KeyError, TypeError):
-        raise UsageError(f"{notation.brief(text)} is no genotype, which is written as {_EXAMPLE}") from None
+        raise UsageError(f"{brief(text)} is no genotype, which is written as {_EXAMPLE}") from None
 
 
 def _list(node: ast.expr) -> list[Any]:

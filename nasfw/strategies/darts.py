@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -112,20 +113,23 @@ def hypergradient(
             return search.gradients(search.loss(valid, search.relax(list(search.outer))))
         weights, outer = [w.detach() for w in search.weights], list(search.outer)
         losses = search.criterion(train), search.criterion(valid)
-        group = search.optimiser.param_groups[0]
-        rate, momentum, decay = search.rate, group.get("momentum", 0.0), group["weight_decay"]
+        rates, momenta, decays = zip(*_steps(search), strict=True)
         if order == "implicit":
             # The weights tend to the minimum of the loss with their decay, of which this is the Hessian.
-            return bilevel.implicit(*losses, weights, outer, solver, steps, rate, damping=decay)
-        if group.get("nesterov"):
-            # With g = T_w + decay w, that step is rate (g + momentum (momentum velocity + g)).
-            rate, momentum = rate * (1 + momentum), momentum**2 / (1 + momentum)
-        return bilevel.unrolled(
-            *losses, weights, outer, rate, momentum=momentum, decay=decay, velocity=_velocity(search)
-        )
+            return bilevel.implicit(*losses, weights, outer, solver, steps, search.rate, damping=decays)
+        velocity = [search.optimiser.state[w].get("momentum_buffer") for w in search.weights]
+        return bilevel.unrolled(*losses, weights, outer, rates, momenta, decays, velocity)
 
 
-def _velocity(search: Search) -> Sequence[Tensor] | None:
-    """The momentum buffers of the weights; None if the optimiser has none."""
-    buffers = [search.optimiser.state[w].get("momentum_buffer") for w in search.weights]
-    return None if any(b is None for b in buffers) else [b for b in buffers if b is not None]
+def _steps(search: Search) -> list[tuple[float, float, float]]:
+    """Rate, momentum and decay of an SGD step without Nesterov's correction, for each of the weights."""
+    of = {id(w): _plain(group) for group in search.optimiser.param_groups for w in group["params"]}
+    return [of[id(w)] for w in search.weights]
+
+
+def _plain(group: Mapping[str, Any]) -> tuple[float, float, float]:
+    rate, momentum, decay = group["lr"], group.get("momentum", 0.0), group["weight_decay"]
+    if group.get("nesterov"):
+        # With g = T_w + decay w, that step is rate (g + momentum (momentum velocity + g)).
+        rate, momentum = rate * (1 + momentum), momentum**2 / (1 + momentum)
+    return rate, momentum, decay

@@ -133,7 +133,7 @@ class DartsPt(Strategy):
                 return training.factor(recipe, step, steps)
             return _TUNING * 0.5 * (1 + cos(pi * ((step - main) % tuning) / tuning))
 
-        return torch.optim.lr_scheduler.LambdaLR(search.optimiser, factor)
+        return training.schedule(search.optimiser, recipe, steps, factor)
 
     def _decide(self, search: Search, decided: _Decided, what: tuple[str, list[int]]) -> None:
         kind, items = what

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from nasfw import mixtures, oneshot, workloads
+from nasfw import mixtures, oneshot, training, workloads
 from nasfw.contracts import Evaluate, Problem, Strategy, Workload
 from nasfw.oneshot import Search
 from nasfw.strategies.darts import WORK, adam, hypergradient
@@ -65,8 +64,11 @@ class SharpDarts(Strategy):
         search = Search(problem, evaluate, self, WORK[self.order])
         search.outer = search.logits()
         total = max(1, search.recipe.epochs * search.steps)
-        search.schedule = torch.optim.lr_scheduler.LambdaLR(
-            search.optimiser, lambda step: cosine_power(min(1.0, step / total), self.power)
+        search.schedule = training.schedule(
+            search.optimiser,
+            search.recipe,
+            search.steps,
+            lambda step: cosine_power(min(1.0, step / total), self.power),
         )
 
         def relax(outer: Sequence[Tensor]) -> list[Tensor]:

@@ -46,6 +46,25 @@ def test_a_recipe_in_words():
     assert recipe(Recipe(epochs=8)).startswith("8 epochs, ")
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "weight decay 0.0005"),
+        ({"transform_lr": 0.0}, ", for transforms learning rate 0"),
+        (
+            {"transform_optimizer": "adam", "transform_lr": 1e-3, "transform_decay": 0.0},
+            ", for transforms adam, learning rate 0.001, weight decay 0",
+        ),
+        (
+            {"transform_momentum": 0.5, "transform_warmup": 1, "transform_cooldown": 20},
+            ", for transforms momentum 0.5, at rest in the first epoch and the last 20 epochs",
+        ),
+    ],
+)
+def test_a_recipe_says_how_transforms_are_trained_where_that_is_given(changes, said):
+    assert recipe(Recipe(**changes)).endswith(said)
+
+
 def test_differences_of_shares_are_in_points():
     assert difference(0.0123, Measure("accuracy")) == "1.23 points"
     assert difference(0.0123, Measure("share", "%")) == "1.23 points"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from nasfw import training
 from nasfw.contracts import Problem, Recipe, SearchSpace, Supernet
 from nasfw.oneshot import Search
 from nasfw.strategies.darts import Darts, adam, hypergradient
@@ -31,11 +32,26 @@ class PreciseCells(ToyCells):
         return super().supernet().double()
 
 
-def precise(folder, recipe):
+class Shaping(nn.Linear):
+    """A layer whose weights are a transform."""
+
+    def transforms(self):
+        return [self.weight]
+
+
+@dataclass(frozen=True)
+class ShapedCells(PreciseCells):
+    def supernet(self):
+        found = super().supernet()
+        found.cell.head = Shaping(found.cell.head.in_features, found.cell.head.out_features).double()
+        return found
+
+
+def precise(folder, recipe, kind=PreciseCells):
     """A search with momentum in its optimiser, at some mixture that is not even, in double precision."""
     torch.manual_seed(0)
     task = PreciseTask()
-    problem = Problem(PreciseCells(task), task, [Wrong()], recipe, 3, Path(folder))
+    problem = Problem(kind(task), task, [Wrong()], recipe, 3, Path(folder))
     search = Search(problem, Free(), Darts(clip=1e9), Work(mixed=2.0))
     search.outer = search.logits(1.0).double()
     for train, _ in search.pairs():
@@ -65,6 +81,21 @@ def differences(search, value, step=1e-5):
     return torch.cat(found)
 
 
+def after_one_step(search, train, valid):
+    """The derivatives of the loss on ``valid`` after a step on ``train`` by the search's own optimiser."""
+    parts = [search.supernet, search.optimiser, search.schedule]
+    states = [copy.deepcopy(part.state_dict()) for part in parts]
+
+    def value():
+        search.learn(train, search.mixture)
+        found = search.loss(valid, search.mixture).item()
+        for part, state in zip(parts, states, strict=True):
+            part.load_state_dict(copy.deepcopy(state))
+        return found
+
+    return differences(search, value)
+
+
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -77,17 +108,7 @@ def differences(search, value, step=1e-5):
 def test_the_second_order_is_the_derivative_of_the_loss_after_one_real_step(tmp_path, recipe):
     """Of the optimiser of the weights, with its momentum buffer, Nesterov's correction and decay."""
     search, train, valid = precise(tmp_path, recipe)
-    parts = [search.supernet, search.optimiser, search.schedule]
-    states = [copy.deepcopy(part.state_dict()) for part in parts]
-
-    def after_a_step():
-        search.learn(train, search.mixture)
-        value = search.loss(valid, search.mixture).item()
-        for part, state in zip(parts, states, strict=True):
-            part.load_state_dict(copy.deepcopy(state))
-        return value
-
-    exact = differences(search, after_a_step)
+    exact = after_one_step(search, train, valid)
     second, first = (torch.cat(hypergradient(search, train, valid, order)) for order in ("second", "first"))
     error = (second - exact).norm()
     assert error < 1e-4 * exact.norm()
@@ -100,6 +121,44 @@ def test_the_second_order_is_the_derivative_of_the_loss_after_one_real_step(tmp_
             other = torch.cat(hypergradient(search, train, valid, "second"))
             search.optimiser.param_groups[0].update(group)
             assert (other - exact).norm() > 20 * error
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"transform_lr": 0.02, "transform_momentum": 0.5, "transform_decay": 0.0},
+        {"transform_lr": 0.02, "transform_momentum": 0.0},
+        {"transform_warmup": 9},
+    ],
+    ids=["another momentum", "no momentum", "at rest"],
+)
+def test_the_step_of_the_second_order_is_of_transforms_as_they_are_trained(tmp_path, changes):
+    """With their own rate, momentum and decay; by far nearer than with those of the weights."""
+    search, train, valid = precise(tmp_path, replace(RECIPE, **changes), ShapedCells)
+    exact = after_one_step(search, train, valid)
+    error = (torch.cat(hypergradient(search, train, valid, "second")) - exact).norm()
+    assert error < 1e-4 * exact.norm()
+    weights, transforms = search.optimiser.param_groups
+    for name in ("lr", "momentum", "nesterov", "weight_decay"):
+        transforms[name] = weights[name]
+    other = torch.cat(hypergradient(search, train, valid, "second"))
+    assert (other - exact).norm() > 20 * error
+
+
+def test_the_second_order_takes_a_step_of_adam_for_one_of_sgd_of_transforms_alone(tmp_path):
+    """The weights keep their momentum in it."""
+    recipe = replace(RECIPE, transform_optimizer="adam", transform_lr=0.02)
+    search, train, valid = precise(tmp_path, recipe, ShapedCells)
+    found = torch.cat(hypergradient(search, train, valid, "second"))
+    former, head = search.optimiser, search.supernet.cell.head.weight
+    recipe = replace(recipe, transform_optimizer="sgd", transform_momentum=0.0)
+    search.optimiser = training.optimizer(search.weights, recipe, [head])
+    for old, new in zip(former.param_groups, search.optimiser.param_groups, strict=True):
+        new["lr"] = old["lr"]
+    for weight in former.param_groups[0]["params"]:
+        search.optimiser.state[weight] = former.state[weight]
+    exact = after_one_step(search, train, valid)
+    assert (found - exact).norm() < 1e-4 * exact.norm()
 
 
 def test_the_first_order_is_the_partial_derivative(tmp_path):
