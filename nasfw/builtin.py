@@ -24,6 +24,7 @@ SHIPPED = {
         "s3": "nasfw.spaces.robust:S3",
         "s4": "nasfw.spaces.robust:S4",
         "s5": "nasfw.spaces.robust:S5",
+        "xd": "nasfw.spaces.xd:XD",
     },
     "strategy": {
         "asha": "nasfw.strategies.asha:Asha",

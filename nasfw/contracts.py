@@ -176,6 +176,14 @@ class SearchSpace(ABC):
     def build(self, architecture: Architecture) -> nn.Module:
         """The standalone network, with fresh weights drawn from torch's global generator."""
 
+    @property
+    def universal(self) -> Architecture:
+        """The architecture of operations that can become all others, and say which one is the nearest.
+
+        Unsupported by default; see ``nasfw.folding``.
+        """
+        raise Unsupported(f"space {type(self).__name__} has no operations that can become all others")
+
     def enlarged(self) -> SearchSpace:
         """The space whose networks the final phase trains; same decisions. This space by default."""
         return self

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Literal
 
 import torch
 from pydantic import AfterValidator, Field
-from torch import Tensor, nn
+from torch import nn
 
 from nasfw.contracts import Architecture, Option, SearchSpace, Task
 from nasfw.flops import forward_flops
@@ -17,11 +17,13 @@ from nasfw.mixtures import indices
 from nasfw.spaces import speed
 from nasfw.spaces.aggconv_supernet import AggConvSupernet, Place
 from nasfw.spaces.aggregated import AggregatedConv
-from nasfw.spaces.backbones import BACKBONES, accepts, find, initialise, make, paper_channels
-from nasfw.spaces.kernels import Convolution, Kernel, Layout, Size, convolution_of, standalone
+from nasfw.spaces.backbones import BACKBONES, accepts, find, initialise
+from nasfw.spaces.kernels import Convolution, Kernel, Layout, convolution_of, standalone
 from nasfw.spaces.limits import dilation, kernel_size
 from nasfw.spaces.normalisation import quicken
 from nasfw.spaces.partly import PartlyAggregatedConv, divides, mixed_part, rest_part
+from nasfw.spaces.reduction import reduced
+from nasfw.spaces.traced import check_positive, check_settings, chosen_backbone, fresh, met
 from nasfw.values import UsageError
 
 # By the preset and the number of axes; Shen et al., section 3 and appendix.
@@ -31,13 +33,6 @@ _DEFAULTS: Mapping[tuple[str, int], tuple[tuple[int, ...], tuple[int, ...]]] = {
     ("baby", 1): ((3, 5), (1, 2)),
     ("baby", 2): ((3, 5), (1, 2)),
 }
-# What to try, by falling cost: layers and channels of the first block.
-_REDUCED: Mapping[str, tuple[tuple[int | None, int], ...]] = {
-    "wrn": ((10, 16), (10, 12), (10, 8), (10, 6), (10, 4)),
-    "wrn1d": ((None, 12), (None, 8), (None, 6), (None, 4)),
-    "tcn": ((None, 24), (None, 16), (None, 12), (None, 8)),
-}
-_SPARED = ("downsample", "pool", "shortcut", "channel_match")
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,7 @@ class AggConv(SearchSpace):
     out of the networks: on 8 x 8 pixels "k9d3" has 5 x 5 taps.
 
     Searched is every ``nn.Conv1d`` and ``nn.Conv2d`` with equal settings on both axes and zero padding,
-    unless its path names a downsample, pool, shortcut or channel_match, or has a part called head. A
+    unless its path names a downsample, pool, shortcut or channel_match, or has a part called head or lift. A
     backbone of the user's, "package:function", is called with the shapes of input and output, or with
     nothing if it takes nothing; if it has a parameter ``width``, the final phase uses it.
 
@@ -61,9 +56,9 @@ class AggConv(SearchSpace):
     """
 
     task: Task
-    backbone: Annotated[str, "auto (wrn for maps, wrn1d for series), wrn, wrn1d, tcn or package:function"] = (
-        "auto"
-    )
+    backbone: Annotated[
+        str, "auto (wrn for maps, wrn1d for series), wrn, wrn1d, tcn, pde or package:function"
+    ] = "auto"
     kernel_sizes: Annotated[
         tuple[Annotated[int, AfterValidator(kernel_size)], ...] | None, "odd numbers; by default the paper's"
     ] = None
@@ -99,10 +94,9 @@ class AggConv(SearchSpace):
             dilation(d)
         if self.kernel_sizes == () or self.dilations == ():
             raise UsageError("kernel_sizes and dilations must name at least one number each, or be left out")
-        for name in ("width", "final_width", "depth", "channels"):
-            value = getattr(self, name)
-            if isinstance(value, int) and value < 1:
-                raise UsageError(f"{name} {value} is not possible; it must be at least 1")
+        check_positive(
+            width=self.width, final_width=self.final_width, depth=self.depth, channels=self.channels
+        )
 
     @property
     def decisions(self) -> Mapping[str, Sequence[Option]]:
@@ -140,14 +134,15 @@ class AggConv(SearchSpace):
 
     def reduced(self, flops: float) -> AggConv:
         """The space with fewer layers and channels of its built-in backbone, if these are the defaults."""
-        if self._name not in _REDUCED or (self.width, self.depth, self.channels) != (1, None, None):
+        if (self.width, self.depth, self.channels) != (1, None, None):
             return self
-        smaller = self
-        for depth, channels in _REDUCED[self._name]:
-            if forward_flops(smaller._fresh(), self.task.input_shape) <= flops:
-                break
+
+        def cost(depth: int | None, channels: int | None) -> float:
             smaller = replace(self, depth=depth, channels=channels)
-        return smaller
+            return forward_flops(smaller._fresh(), self.task.input_shape)
+
+        depth, channels = reduced(self._name, cost, flops)
+        return replace(self, depth=depth, channels=channels)
 
     def supernet(self) -> AggConvSupernet:
         """The backbone with all kernels of every searched convolution."""
@@ -172,7 +167,10 @@ class AggConv(SearchSpace):
     @cached_property
     def places(self) -> list[Place]:
         """The searched convolutions in the order of the backbone's modules; UsageError if there are none."""
-        self._check_settings()
+        channels = self.channels if isinstance(self.channels, int) else None
+        check_settings(
+            self._name, width=self.width if self.width != 1 else None, depth=self.depth, channels=channels
+        )
         # Tracing must not disturb the stream of random numbers that fresh weights are drawn from.
         with torch.random.fork_rng(devices=[]):
             found = self._trace()
@@ -180,68 +178,25 @@ class AggConv(SearchSpace):
             raise UsageError(
                 f"backbone {self._name!r} has no convolution to search: there must be an nn.Conv1d "
                 "or nn.Conv2d with equal settings on both axes and zero padding, and not named "
-                "shortcut, downsample, channel_match, pool or head"
+                "shortcut, downsample, channel_match, pool, head or lift"
             )
         return found
 
     @property
     def _name(self) -> str:
-        if self.backbone != "auto":
-            return self.backbone
-        dims = len(self.task.input_shape) - 1
-        if dims not in (1, 2):
-            raise UsageError(
-                f"there is no built-in backbone for inputs of shape {tuple(self.task.input_shape)}; "
-                "there are some for (channels, length) and (channels, height, width)"
-            )
-        return "wrn" if dims == 2 else "wrn1d"
+        return chosen_backbone(self.backbone, self.task, ("wrn1d", "wrn"))
 
     def _fresh(self) -> nn.Module:
-        settings = {"width": self.width}
-        if self.depth is not None:
-            settings["depth"] = self.depth
-        outputs = tuple(self.task.output_shape)
-        if self.channels == "paper":
-            # Only one backbone has a published rule; the paper's preset is for all of them.
-            settings |= {"channels": paper_channels(outputs[0])} if self._name == "wrn1d" else {}
-        elif self.channels is not None:
-            settings["channels"] = self.channels
-        return make(self._name, tuple(self.task.input_shape), outputs, **settings)
-
-    def _check_settings(self) -> None:
-        factory = find(self._name)
-        asked = {"width": self.width != 1, "depth": self.depth is not None}
-        for name, given in {**asked, "channels": isinstance(self.channels, int)}.items():
-            if given and not accepts(factory, name):
-                raise UsageError(f"backbone {self._name!r} has no parameter {name}")
+        # Only zero padding is searched.
+        sizes = {"width": self.width, "depth": self.depth, "channels": self.channels}
+        return fresh(self._name, self.task, **sizes, circular=False)
 
     def _trace(self) -> list[Place]:
         """The searched convolutions that a run of the backbone meets."""
-        network = self._fresh().eval()
-        open_to_search = list(_searchable(network))
-        sizes: dict[str, list[Size]] = {name: [] for name, _ in open_to_search}
-        for name, module in open_to_search:
-            module.register_forward_pre_hook(
-                lambda _, inputs, name=name: sizes[name].append(tuple(inputs[0].shape[2:]))
-            )
-        shape, wanted = tuple(self.task.input_shape), tuple(self.task.output_shape)
-        try:
-            with torch.no_grad():
-                output = network(torch.zeros(1, *shape))
-        except Exception as error:
-            raise UsageError(
-                f"backbone {self._name!r} cannot process an input of shape {shape}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        given = tuple(output.shape[1:]) if isinstance(output, Tensor) else type(output).__name__
-        if given != wanted:
-            raise UsageError(
-                f"backbone {self._name!r} gives an output of shape {given}; the task needs {wanted}"
-            )
         places = [
-            Place(name, Layout(convolution, self._kernels(convolution), tuple(dict.fromkeys(sizes[name]))))
-            for name, module in open_to_search
-            if sizes[name] and (convolution := convolution_of(module))
+            Place(path, Layout(convolution, self._kernels(convolution), tuple(sizes)))
+            for path, (module, sizes) in met(self._name, self._fresh(), self.task, convolution_of).items()
+            if (convolution := convolution_of(module))
         ]
         # A convolution that reads nothing but padding has nothing to decide.
         return [place for place in places if place.layout.taps]
@@ -282,15 +237,3 @@ class AggConv(SearchSpace):
             weights += speed.updating(len(inner.taps) * inner.pairs)
         # The weights that a path does not use have gradients of zero, and are updated as well.
         return (mixed + weights) / plain, (plain + weights) / plain
-
-
-def _searchable(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The convolutions that may be replaced, by their paths."""
-    names: dict[nn.Module, list[str]] = {}
-    for name, module in network.named_modules(remove_duplicate=False):
-        names.setdefault(module, []).append(name)
-    for module, (name, *others) in names.items():
-        spared = any(word in name for word in _SPARED) or "head" in name.split(".")
-        # Left alone: the root, modules with several names, and weights that a hook computes (weight norm).
-        if name and not others and not spared and not module._forward_pre_hooks and convolution_of(module):
-            yield name, module

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasfw.spaces.pde import pde
 from nasfw.values import UsageError
 
 Shape = tuple[int, ...]
@@ -91,7 +92,7 @@ def tcn(
     return initialise(Backbone(nn.Identity(), blocks, nn.Identity(), head(last, output_shape)))
 
 
-BACKBONES: Mapping[str, Factory] = {"wrn": wrn, "wrn1d": wrn1d, "tcn": tcn}
+BACKBONES: Mapping[str, Factory] = {"wrn": wrn, "wrn1d": wrn1d, "tcn": tcn, "pde": pde}
 
 
 class Backbone(nn.Module):
@@ -152,7 +153,7 @@ class SeriesBlock(nn.Module):
 def initialise(module: nn.Module) -> nn.Module:
     """``module``, its convolutions with Xavier-uniform weights of gain sqrt(2) and zero bias."""
     for part in module.modules():
-        if isinstance(part, nn.Conv1d | nn.Conv2d):
+        if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             nn.init.xavier_uniform_(part.weight, math.sqrt(2))
             if part.bias is not None:
                 nn.init.zeros_(part.bias)

@@ -1,0 +1,138 @@
+"""Operations y = Re{K diag(D) M x}: XD operations, whose transforms are learned, and Fourier layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode
+
+from nasfw.spaces.learned import Blocks, Butterflies
+from nasfw.spaces.site import Site
+from nasfw.spaces.spectral import (
+    Frame,
+    analysed,
+    analysis_forms,
+    kernel_spectrum,
+    multiplied,
+    paired,
+    synthesis_forms,
+    synthesised,
+)
+
+Made = tuple[list[Tensor], list[Tensor], Tensor]
+Kind = Literal["blocks", "butterflies"]
+
+
+class Spectral(nn.Module):
+    """y = Re{K diag(D) M x} + bias, with a diagonal D for every pair of channels.
+
+    In evaluation the real forms of K and M, and D, are kept for as long as what they are made of stays.
+    """
+
+    def __init__(self, site: Site, frame: Frame) -> None:
+        super().__init__()
+        self.site, self.frame = site, frame
+        self.bias = nn.Parameter(torch.zeros(site.outputs)) if site.biased else None
+        self._kept: tuple[object, Made] | None = None
+
+    def parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
+        """The complex matrices of M and K, [2, batch, to, from], and D [frequencies, 2, ci / groups, co]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        analysis, synthesis, diagonal = self._made()
+        z = multiplied(analysed(self.frame, analysis, x), diagonal, self.site.groups)
+        y = synthesised(self.frame, synthesis, z)
+        return y if self.bias is None else y + self.bias.view(-1, *[1] * self.site.dims)
+
+    def _made(self) -> Made:
+        state = self._state()
+        if state is not None and self._kept is not None and self._kept[0] == state:
+            return self._kept[1]
+        m, k, diagonal = self.parts()
+        made = analysis_forms(self.frame, m), synthesis_forms(self.frame, k), diagonal
+        self._kept = None if state is None else (state, made)
+        return made
+
+    def _state(self) -> object:
+        """What changes with every parameter; None where nothing may be kept."""
+        # Whoever traces, or stands in for parameters, shall see what is computed of them.
+        held = [*self.parameters(), *self.buffers()]
+        plain = all(type(p) in (nn.Parameter, Tensor) and not p.is_meta for p in held)
+        if self.training or torch.is_grad_enabled() or not plain or _traced():
+            return None
+        return [(p.data_ptr(), p._version, p.dtype, p.device) for p in held]
+
+    def train(self, mode: bool = True) -> Spectral:
+        self._kept = None
+        return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_kept": None}
+
+
+def _traced() -> bool:
+    return _get_current_function_mode() is not None  # type: ignore[no-untyped-call]
+
+
+class XDConv(Spectral):
+    """An XD operation that starts as a convolution: D = gate (L w + b), and K, L, M are learned.
+
+    Roberts, Khodak, Dao, Li, Ré and Talwalkar, "Rethinking Neural Operations for Diverse Tasks", NeurIPS
+    2021, section 3. ``weight`` [co, ci / groups, *kernel] and ``bias`` are those of the convolution;
+    everything else is a transform, see ``transforms``. ``kind`` says what K, L and M are made of, and
+    ``depth`` of how many factors, of which all but one start as identities. With ``extras`` there are the
+    channel gate (a factor for every pair of channels, 1 at first) and the spectral bias b (a number for every
+    frequency, 0 at first).
+    """
+
+    def __init__(self, site: Site, depth: int = 1, kind: Kind = "blocks", extras: bool = False) -> None:
+        frame = site.frame() if kind == "blocks" else Butterflies.make_frame(site, depth)
+        super().__init__(site, frame)
+        shape = (site.outputs, site.inputs // site.groups, *site.kernel)
+        self.weight = nn.Parameter(torch.empty(shape))
+        nn.init.kaiming_uniform_(self.weight, math.sqrt(5))
+        self.learned = (Blocks if kind == "blocks" else Butterflies)(frame, depth)
+        self.gate = nn.Parameter(torch.ones(shape[1], shape[0])) if extras else None
+        self.spectral_bias = nn.Parameter(torch.zeros(frame.count, 2)) if extras else None
+
+    def transforms(self) -> Iterable[nn.Parameter]:
+        """The architecture parameters: K, L and M, and the gate and the spectral bias if there are such."""
+        yield from self.learned.parameters()
+        yield from (p for p in (self.gate, self.spectral_bias) if p is not None)
+
+    def parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
+        m, k, taps = self.learned()
+        diagonal = kernel_spectrum(self.frame, taps, self.weight)
+        if self.spectral_bias is not None:
+            diagonal = diagonal + self.spectral_bias[..., None, None]
+        return m, k, diagonal if self.gate is None else diagonal * self.gate
+
+
+class FourierConv(Spectral):
+    """A Fourier layer: D are weights, for the lowest ``modes`` frequencies of each axis or for all.
+
+    Li et al., "Fourier Neural Operator for Parametric Partial Differential Equations", ICLR 2021, section 4.
+    ``weight`` [frequencies, 2, ci / groups, co] has real and imaginary parts; of the map's last axis there
+    are the frequencies from 0 on, of the others the negative ones too, in this order; they start as theirs,
+    uniform between 0 and 1 over the number of pairs of channels. The map is taken to be periodic.
+    """
+
+    def __init__(self, site: Site, modes: int | None = None) -> None:
+        super().__init__(site, site.periodic(modes))
+        inputs = site.inputs // site.groups
+        start = torch.rand(self.frame.count, 2, inputs, site.outputs) / (inputs * site.outputs)
+        self.weight = nn.Parameter(start)
+        for name, matrices in (("m", self.frame.analysis()), ("k", self.frame.synthesis())):
+            for i, matrix in enumerate(matrices):
+                real = paired(matrix).to(start.dtype).contiguous()
+                self.register_buffer(f"{name}{i}", real, persistent=False)
+
+    def parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
+        count = range(self.frame.stages)
+        m, k = ([getattr(self, f"{name}{i}") for i in count] for name in ("m", "k"))
+        return m, k, self.weight
