@@ -43,6 +43,7 @@ SHIPPED = {
         "sd_darts": "nasfw.strategies.sd_darts:SdDarts",
         "sharp_darts": "nasfw.strategies.sharp_darts:SharpDarts",
         "weight_sharing": "nasfw.strategies.weight_sharing:WeightSharing",
+        "xd": "nasfw.strategies.xd:XD",
     },
     "objective": {
         "accuracy": "nasfw.objectives.quality:Accuracy",

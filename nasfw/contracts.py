@@ -182,7 +182,9 @@ class SearchSpace(ABC):
 
         Unsupported by default; see ``nasfw.folding``.
         """
-        raise Unsupported(f"space {type(self).__name__} has no operations that can become all others")
+        raise Unsupported(
+            f"space {type(self).__name__} has no operations that can become all others; those of space xd can"
+        )
 
     def enlarged(self) -> SearchSpace:
         """The space whose networks the final phase trains; same decisions. This space by default."""

@@ -61,6 +61,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
                 "aggconv": {"width": 1, "final_width": 4, "channels": "paper"},
                 # Liu, Simonyan and Yang 2019, section 3.
                 "darts": {"layers": 8, "channels": 16, "final_layers": 20, "final_channels": 36},
+                "xd": {"backbone": "pde", "transforms": "butterflies"},
             },
             "strategy": {
                 "dash": {
@@ -109,6 +110,38 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
                 "proxyless": {"epochs": 160, "warmup": 0.25, "interval": 5, "mixture_lr": 1e-3},
                 "robust_darts": {"mode": "adapt", "factor": 1.3, "interval": 2, "mixture_lr": 3e-4},
                 "weight_sharing": {"samples": 1000, "batches": 10, "top": 10},
+            },
+        },
+    },
+    # The constants of XD's experiments with equations (Roberts et al. 2021) for Burgers' equation; hours on a
+    # GPU. For Darcy flow the transforms have recipe.transform_optimizer=sgd recipe.transform_lr=0.1
+    # recipe.transform_momentum=0.5. For Navier-Stokes in volumes (task.steps=20 with viscosity 0.0001, 10
+    # with 0.00001) they have sgd, 0.005 or 0.001, and that momentum, and the weights recipe.lr=0.0025
+    # recipe.batch_size=10. The data were 1,000 samples to learn from and 100, there 200, to test on
+    # (task.samples, task.test_samples).
+    "paper_xd": {
+        "settings": {
+            "recipe": {
+                "epochs": 500,
+                "batch_size": 20,
+                "optimizer": "adam",
+                "lr": 1e-3,
+                "weight_decay": 1e-4,
+                "schedule": "step",
+                # Every 100 epochs; a rate changes after the epoch, counted from 0, that a milestone names.
+                "milestones": [99, 199, 299, 399],
+                "decay": 0.5,
+                "transform_optimizer": "adam",
+                "transform_lr": 1e-3,
+                "transform_decay": 1e-4,
+            },
+            "final": {"epochs": 500, "seeds": 3, "limit": 4},
+        },
+        "plugins": {
+            "space": {
+                # Its channels are the published ones already, and so is one product of butterflies for each
+                # of K, L and M.
+                "xd": {"backbone": "pde", "transforms": "butterflies", "extras": False},
             },
         },
     },

@@ -33,7 +33,7 @@ def forward_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
     real. Other elementwise operations count nothing, as is usual.
     """
     shape = (1, *input_shape)
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    state = dict(_state(model))
     hollow = {name: torch.empty_like(value, device="meta") for name, value in state.items()}
     try:
         return _count(model, torch.empty(shape, device="meta"), hollow)
@@ -42,13 +42,21 @@ def forward_flops(model: nn.Module, input_shape: Sequence[int]) -> int:
         return _count(model, torch.zeros(shape, device=device))
 
 
+def _state(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers: shared ones in every module, but a module of several names once."""
+    for path, module in model.named_modules():
+        for entries in (module._parameters, module._buffers):
+            yield from ((f"{path}.{n}".lstrip("."), v) for n, v in entries.items() if v is not None)
+
+
 def _count(model: nn.Module, x: Tensor, state: dict[str, Tensor] | None = None) -> int:
     with (
         torch.no_grad(),
         _evaluating(model),
         FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter,
     ):
-        torch.func.functional_call(model, state or {}, (x,))
+        # Ties are resolved: torch would put back only the first name of a module that has several.
+        torch.func.functional_call(model, state or {}, (x,), tie_weights=False)
     return int(counter.get_total_flops())
 
 

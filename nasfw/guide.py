@@ -23,7 +23,7 @@ What there is to set:
 - `final.epochs`, `final.seeds` (how many), `final.limit`, `final.least` (networks), or `final=false` for none
 - `yardsticks`: what the result is compared with: [plain,random], one of them, or []
 - `seed`: of everything; `folder`: of the run, by default a new one in `runs`
-- `experiment`: quick (the default without a GPU), paper or paper_darts (the published constants)
+- `experiment`: quick (the default without a GPU), paper, paper_darts or paper_xd (the published constants)
 - `effort`: in quick, how long trainings last: 1 is some minutes for a small task; sets epochs and fraction
 - `export`: false if the final networks are not to be written as files that work without nasfw
 - `config`: a YAML file with any of these, below the command line

@@ -12,6 +12,7 @@ import numpy as np
 
 from nasfw import costs, diagnosis, evaluation, networks
 from nasfw.diagnosis import Diagnosis
+from nasfw.folding import Report as Folding
 from nasfw.networks import Network
 from nasfw.pareto import hypervolume, reference_point
 from nasfw.records import Records, as_costs, finalists, front, front_rows
@@ -70,9 +71,9 @@ class Result:
     """A run's outcome. ``phase`` says whether the numbers are final (test) or of the search (validation).
 
     ``tables`` has the lookup tables that costs were predicted with, by space and objective. ``seconds`` and
-    ``random_seconds`` are what the searches took; None if they are not done, or were
-    interrupted, so that their clock stood still. ``supernets`` and ``diagnoses`` have, by space, the training
-    of a supernet and how a one-shot search went, where they are known.
+    ``random_seconds`` are what the searches took; None if they are not done, or were interrupted, so that
+    their clock stood still. ``supernets``, ``diagnoses`` and ``foldings`` have, by space, the training of a
+    supernet, how a one-shot search went, and what learned operations became, where they are known.
     """
 
     folder: Path
@@ -93,6 +94,7 @@ class Result:
     supernets: Mapping[str, Training] = field(default_factory=dict)
     tables: Mapping[str, CostTable] = field(default_factory=dict)
     diagnoses: Mapping[str, Diagnosis] = field(default_factory=dict)
+    foldings: Mapping[str, Folding] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """The tables and sentences that the command line prints."""
@@ -144,6 +146,7 @@ class Result:
             "random_seconds": self.random_seconds,
             "supernets": {label: asdict(training) for label, training in self.supernets.items()},
             "diagnostics": {label: d.plain_data() for label, d in self.diagnoses.items()},
+            "foldings": {label: asdict(found) for label, found in self.foldings.items()},
             "tables": {name: asdict(table) for name, table in self.tables.items()},
             "devices": {name: dict(about) for name, about in self.summary.devices.items()},
         }
@@ -201,6 +204,11 @@ def read(folder: Path) -> Result:
             for label in summary.defaults
             if (found := diagnosis.read(folder, label, [*searched, *drawn], measures[0])) is not None
         },
+        foldings={
+            label: report
+            for label in summary.defaults
+            if (report := Folding.read(folder / label)) is not None
+        },
     )
 
 
@@ -221,7 +229,7 @@ def done(folder: Path) -> bool:
         return False
     now = json.loads(json.dumps(read(folder).plain_data()))
     # A folder may be moved, and what is known of a supernet does not follow from the records.
-    aside = dict.fromkeys(("folder", "supernets", "diagnostics", "tables"))
+    aside = dict.fromkeys(("folder", "supernets", "diagnostics", "foldings", "tables"))
     return isinstance(written, dict) and {**written, **aside} == {**now, **aside}
 
 

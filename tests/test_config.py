@@ -21,12 +21,14 @@ from nasfw.contracts import (
     Executor,
     Objective,
     Problem,
+    Recipe,
     SearchSpace,
     Strategy,
     Task,
     UsageError,
 )
 from nasfw.experiments import EXPERIMENTS
+from nasfw.optimisers import factor
 from nasfw.plugins import Registry, load
 from nasfw.text import loads
 
@@ -479,6 +481,15 @@ def test_every_preset_fits_what_ships(name):
     for strategy in shipped.entries("strategy"):
         settings = resolve([f"experiment={name}", f"strategy={strategy.name}"], shipped)
         assert resolve(settings.plain(), shipped) == settings
+
+
+def test_the_preset_of_xd_halves_all_rates_every_hundred_epochs():
+    shipped = load(entry_points=False)
+    settings = resolve(["experiment=paper_xd", "spaces=xd", "strategy=given", "task=burgers"], shipped)
+    recipe = Recipe(**settings.recipe)
+    for epoch, halved in ((0, 0), (99, 0), (100, 1), (199, 1), (200, 2), (499, 4)):
+        assert factor(recipe, epoch * 50, 50) == 0.5**halved
+    assert settings.spaces[0].parameters == {"backbone": "pde", "transforms": "butterflies", "extras": False}
 
 
 VALUES = st.recursive(

@@ -55,6 +55,7 @@ SMALL = {
         "darts": {"layers": 3, "channels": 4},
         **{name: {"layers": 3, "channels": 4} for name in ("s1", "s2", "s3", "s4")},
         "nasbench201": {"cells": 1, "channels": 4},
+        "xd": {"backbone": "pde", "depth": 2, "channels": 4},
     },
     "strategy": {
         "asha": {"trials": 4, "eta": 2},

@@ -36,6 +36,7 @@ FOUNDATION = (
     "records",
     "tradeoff",
     "diagnostics",
+    "folding",
     "sampling",
     "proposals",
     "workloads",

@@ -44,6 +44,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.savez("my.npz", x_train=np.zeros((20, 16)), y_train=np.arange(20) % 2)
     Path("settings.yaml").write_text("seed: 1\n")
+    Path("runs/latest").mkdir(parents=True)
+    Path("runs/latest/model.py").write_text("class Network: ...\n")
 
 
 def test_commands_were_found():

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from nasfw.display import format_seconds, format_value, front_table, text_table
 from nasfw.networks import Network
+from nasfw.reports.folding import folding
 from nasfw.reports.oneshot import alarms, course
 from nasfw.reports.verdict import is_plain, verdict
 from nasfw.reports.words import count, described, label, place, runtime
@@ -58,6 +59,8 @@ def outcome(result: Result, layers: bool = False) -> RenderableType:
         parts += [Text(), *map(Text, about)]
     for space in dict.fromkeys([*result.supernets, *result.diagnoses]):
         parts += [Text(), *_oneshot(space, result, layers)]
+    for space, report in result.foldings.items():
+        parts += [Text(), *folding(space, report)]
     if not result.done:
         parts += [Text(), Text("The run is not done; its command, given again, goes on where it stopped.")]
     parts += [Text(), place(result.folder)]

@@ -95,8 +95,8 @@ class Parts:
         self.made: dict[int, str] = {}
         stored = {n for n, _ in model.named_parameters(remove_duplicate=False)}
         stored |= {n for n, _ in model.named_buffers(remove_duplicate=False)}
-        self.needed = {part for path in stored | body.tensors for part in _prefixes(path)}
-        self.needed |= body.modules if layers else set()
+        used = stored | body.tensors | (body.modules if layers else set())
+        self.needed = {part for path in used for part in _prefixes(path)}
         self._inside(model, "")
         for path in sorted(body.tensors - stored):
             self._constant(path, reduce(getattr, path.split("."), values))  # type: ignore[arg-type]

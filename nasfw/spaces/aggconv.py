@@ -17,7 +17,8 @@ from nasfw.mixtures import indices
 from nasfw.spaces import speed
 from nasfw.spaces.aggconv_supernet import AggConvSupernet, Place
 from nasfw.spaces.aggregated import AggregatedConv
-from nasfw.spaces.backbones import BACKBONES, accepts, find, initialise
+from nasfw.spaces.backbones import INITIALISED, accepts, find, initialise, located
+from nasfw.spaces.exported import called
 from nasfw.spaces.kernels import Convolution, Kernel, Layout, convolution_of, standalone
 from nasfw.spaces.limits import dilation, kernel_size
 from nasfw.spaces.normalisation import quicken
@@ -49,7 +50,9 @@ class AggConv(SearchSpace):
     Searched is every ``nn.Conv1d`` and ``nn.Conv2d`` with equal settings on both axes and zero padding,
     unless its path names a downsample, pool, shortcut or channel_match, or has a part called head or lift. A
     backbone of the user's, "package:function", is called with the shapes of input and output, or with
-    nothing if it takes nothing; if it has a parameter ``width``, the final phase uses it.
+    nothing if it takes nothing; if it has a parameter ``width``, the final phase uses it. A run's folder is
+    the network that its search chose, as it was exported, with fresh weights; a network's own folder in
+    ``export`` names another.
 
     With ``depthwise`` the supernet's layers with as many outputs as inputs work channel by channel, as in the
     authors' code: faster, but less like the final network, which is dense.
@@ -57,7 +60,9 @@ class AggConv(SearchSpace):
 
     task: Task
     backbone: Annotated[
-        str, "auto (wrn for maps, wrn1d for series), wrn, wrn1d, tcn, pde or package:function"
+        str,
+        AfterValidator(located),
+        "auto (wrn for maps, wrn1d for series), wrn, wrn1d, tcn, pde, package:function, or a run's folder",
     ] = "auto"
     kernel_sizes: Annotated[
         tuple[Annotated[int, AfterValidator(kernel_size)], ...] | None, "odd numbers; by default the paper's"
@@ -88,6 +93,8 @@ class AggConv(SearchSpace):
 
     def __post_init__(self) -> None:
         """Refuse numbers that no convolution can have."""
+        # Here too, as a space that is made in Python is checked nowhere else.
+        object.__setattr__(self, "backbone", located(self.backbone))
         for k in self.kernel_sizes or ():
             kernel_size(k)
         for d in self.dilations or ():
@@ -113,7 +120,7 @@ class AggConv(SearchSpace):
         """The backbone and its size, in words."""
         chosen = {"depth": self.depth, "channels": self.channels, "width": self.width}
         sizes = [f"{n} {v}" for n, v in chosen.items() if v is not None and (n, v) != ("width", 1)]
-        return ", ".join([f"backbone {self._name}", *sizes])
+        return ", ".join([f"backbone {called(self._name)}", *sizes])
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The backbone with the chosen kernels; convolutions that keep their own are untouched."""
@@ -123,7 +130,7 @@ class AggConv(SearchSpace):
             if place.layout.kernels[i] != place.layout.convolution.own:
                 module = standalone(place.layout, i)
                 # The built-in backbones draw their weights otherwise than torch does by default.
-                network.set_submodule(place.name, initialise(module) if self._name in BACKBONES else module)
+                network.set_submodule(place.name, initialise(module) if self._name in INITIALISED else module)
         return network
 
     def enlarged(self) -> AggConv:
@@ -142,7 +149,7 @@ class AggConv(SearchSpace):
             return forward_flops(smaller._fresh(), self.task.input_shape)
 
         depth, channels = reduced(self._name, cost, flops)
-        return replace(self, depth=depth, channels=channels)
+        return self if channels is None else replace(self, depth=depth, channels=channels)
 
     def supernet(self) -> AggConvSupernet:
         """The backbone with all kernels of every searched convolution."""
@@ -176,7 +183,7 @@ class AggConv(SearchSpace):
             found = self._trace()
         if not found:
             raise UsageError(
-                f"backbone {self._name!r} has no convolution to search: there must be an nn.Conv1d "
+                f"backbone {called(self._name)!r} has no convolution to search: there must be an nn.Conv1d "
                 "or nn.Conv2d with equal settings on both axes and zero padding, and not named "
                 "shortcut, downsample, channel_match, pool, head or lift"
             )

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasfw.spaces import exported
 from nasfw.spaces.pde import pde
 from nasfw.values import UsageError
 
@@ -93,6 +94,8 @@ def tcn(
 
 
 BACKBONES: Mapping[str, Factory] = {"wrn": wrn, "wrn1d": wrn1d, "tcn": tcn, "pde": pde}
+# Those whose weights ``initialise`` draws; the others have what torch draws.
+INITIALISED = frozenset(("wrn", "wrn1d", "tcn"))
 
 
 class Backbone(nn.Module):
@@ -160,15 +163,29 @@ def initialise(module: nn.Module) -> nn.Module:
     return module
 
 
+def located(reference: str) -> str:
+    """``reference``, or what names the same network for good if that is in a folder; UsageError if none is.
+
+    What "runs/latest" means changes when the next run starts.
+    """
+    plain = reference == "auto" or reference in BACKBONES
+    return exported.located(reference) if not plain and exported.is_place(reference) else reference
+
+
 def find(reference: str) -> Factory:
-    """The factory of a backbone, built-in or "package:function"; UsageError if there is none."""
+    """The factory of a backbone: built-in, "package:function" or exported by a run; UsageError if none."""
     if reference in BACKBONES:
         return BACKBONES[reference]
+    if exported.is_place(reference):
+        return lambda: exported.network(reference)
     if ":" in reference:
         return function(reference)
     close = difflib.get_close_matches(reference, BACKBONES, 1)
     hint = f"did you mean {close[0]!r}" if close else f"there are {', '.join(BACKBONES)}"
-    raise UsageError(f"no backbone is called {reference!r}; {hint}, or package:function for your own network")
+    raise UsageError(
+        f"no backbone is called {reference!r}; {hint}, or package:function for your own network, or a run's "
+        "folder for the one that it chose"
+    )
 
 
 def function(reference: str) -> Factory:
@@ -209,7 +226,7 @@ def make(reference: str, input_shape: Shape, output_shape: Shape, **settings: in
     It is called with the two shapes and the ``settings`` that it has parameters for, or with nothing if it
     takes nothing.
     """
-    factory = find(reference)
+    factory, name = find(reference), exported.called(reference)
     try:
         takes = bool(inspect.signature(factory).parameters)
     except (TypeError, ValueError):
@@ -220,7 +237,7 @@ def make(reference: str, input_shape: Shape, output_shape: Shape, **settings: in
     except UsageError:
         raise
     except Exception as error:
-        call = f"{reference}({input_shape}, {output_shape})" if takes else f"{reference}()"
+        call = f"{name}({input_shape}, {output_shape})" if takes else f"{name}()"
         raise UsageError(f"backbone {call} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"backbone {reference!r} returned {type(model).__name__}, not a torch.nn.Module")

@@ -66,7 +66,9 @@ class Blocks(nn.Module):
 
 
 def _tensors(parameters: nn.Module) -> list[Tensor]:
-    return list(parameters.parameters())
+    # One by one, as a trace of the network can follow no other way to them.
+    assert isinstance(parameters, nn.ParameterList)
+    return list(parameters)
 
 
 def _parameters(matrices: Iterable[Tensor]) -> nn.ParameterList:
@@ -142,8 +144,10 @@ def _matrix(grid: Grid, k: Kaleidoscope, synthesis: bool) -> list[Tensor]:
     """The rows and columns that are needed of a dense matrix."""
     matrix, reverse = dense(k), bit_reversal(grid.rows)
     low = [reverse[v] for v in grid.low]
-    matrix = matrix[grid.axis.positions][:, low] if synthesis else matrix[low][:, : grid.axis.size]
-    return [matrix[None]]
+    if not synthesis:
+        return [matrix[low][:, : grid.axis.size][None]]
+    # Of a periodic axis there may be more outputs than points.
+    return [matrix[[p % grid.rows for p in grid.axis.positions]][:, low][None]]
 
 
 def _stages(grid: Grid, k: Kaleidoscope, synthesis: bool) -> list[Tensor]:
@@ -152,7 +156,8 @@ def _stages(grid: Grid, k: Kaleidoscope, synthesis: bool) -> list[Tensor]:
     rows, columns = bit_reversal(grid.rows), bit_reversal(grid.columns)
     low = [rows[v] for v in grid.low]
     if synthesis:
-        return [split.strided[:, : grid.rows_written][..., low], split.contiguous[low][..., columns]]
+        written = [row % grid.rows for row in range(grid.rows_written)]
+        return [split.strided[:, written][..., low], split.contiguous[low][..., columns]]
     return [split.strided[:, low, : grid.rows_read], split.contiguous[low][:, columns]]
 
 

@@ -73,14 +73,20 @@ def check_options(options: Sequence[str]) -> None:
     """UsageError for a name that no operation has."""
     for option in options:
         found = _NAME.fullmatch(option)
-        numbers = {} if found is None else {n: int(v) for n, v in found.groupdict().items() if v}
-        odd = numbers.get("k", 1) % 2 == 1 and numbers.get("pool", 1) % 2 == 1
-        if found is None or not odd or 0 in numbers.values():
+        given = {} if found is None else numbers(option)
+        odd = given.get("k", 1) % 2 == 1 and given.get("pool", 1) % 2 == 1
+        if found is None or not odd or 0 in given.values():
             raise UsageError(
                 f"no operation is called {option!r}; there are conv, skip, zero, permuted, fourier, xd, and "
                 "with numbers k3d2 (kernel size, odd, and dilation), pool3 (odd), fourier8 (modes) and xd3 "
                 "(depth)"
             )
+
+
+def numbers(option: str) -> dict[str, int]:
+    """The numbers in the name of an operation: k and d, pool, modes, or depth."""
+    found = _NAME.fullmatch(option)
+    return {} if found is None else {name: int(value) for name, value in found.groupdict().items() if value}
 
 
 def possible(site: Site, options: Sequence[str]) -> list[str]:

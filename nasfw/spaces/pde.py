@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nasfw.spaces.site import CONVOLUTIONS
+from nasfw.spaces.site import CONVOLUTIONS, Size
 from nasfw.values import UsageError
 
 # By the number of axes: channels, and kernel size of the large convolutions (Roberts et al. 2021).
@@ -33,8 +32,9 @@ def pde(
     coordinates is lifted to ``width`` times ``channels`` (by default 64 for series, 32 for maps, 20 for
     volumes); ``depth`` times, a convolution of 17, 13 x 13 or 9 x 9 x 9 taps plus one of a single tap, batch
     norm and, but for the last time, ReLU; then two layers at every position, with 128 channels between them.
-    ``circular``: at the border the convolutions go on at the other side, else in zeros. Inputs are [channels,
-    *sizes]; outputs [channels, *sizes], or [channels] of the mean. UsageError for shapes that do not fit.
+    On n positions there are no more than 2 n + 1 taps. ``circular``: at the border the convolutions go on at
+    the other side, else in zeros. Inputs are [channels, *sizes]; outputs [channels, *sizes], or [channels] of
+    the mean. UsageError for shapes that do not fit.
     """
     sizes = tuple(input_shape[1:])
     dense = len(output_shape) > 1
@@ -47,7 +47,9 @@ def pde(
         raise UsageError("width, depth and channels of backbone pde must be at least 1")
     first, kernel = _SIZES[len(sizes)]
     planes = (channels or first) * width
-    return OperatorNetwork(input_shape[0], output_shape[0], sizes, planes, kernel, depth, circular, dense)
+    # A border goes around a small map no more than once.
+    kernels = tuple(min(kernel, 2 * n + 1) for n in sizes)
+    return OperatorNetwork(input_shape[0], output_shape[0], sizes, planes, kernels, depth, circular, dense)
 
 
 class OperatorNetwork(nn.Module):
@@ -59,9 +61,9 @@ class OperatorNetwork(nn.Module):
         self,
         inputs: int,
         outputs: int,
-        sizes: tuple[int, ...],
+        sizes: Size,
         planes: int,
-        kernel: int,
+        kernel: Size,
         depth: int,
         circular: bool,
         dense: bool,
@@ -72,7 +74,7 @@ class OperatorNetwork(nn.Module):
         self.register_buffer("coordinates", torch.stack(axes), persistent=False)
         self.lift = convolution(inputs + len(sizes), planes, 1)
         self.blocks = nn.ModuleList(
-            OperatorBlock(planes, kernel, len(sizes), circular, i + 1 < depth) for i in range(depth)
+            OperatorBlock(planes, kernel, circular, i + 1 < depth) for i in range(depth)
         )
         hidden = convolution(planes, _PROJECTION, 1)
         self.head = nn.Sequential(hidden, nn.ReLU(), convolution(_PROJECTION, outputs, 1))
@@ -89,13 +91,13 @@ class OperatorNetwork(nn.Module):
 class OperatorBlock(nn.Module):
     """A large convolution plus one of a single tap, batch norm, and perhaps ReLU."""
 
-    def __init__(self, planes: int, kernel: int, dims: int, circular: bool, active: bool) -> None:
+    def __init__(self, planes: int, kernel: Size, circular: bool, active: bool) -> None:
         super().__init__()
-        convolution, self.active = CONVOLUTIONS[dims], active
-        mode: Literal["circular", "zeros"] = "circular" if circular else "zeros"
-        self.conv = convolution(planes, planes, kernel, padding=kernel // 2, padding_mode=mode)
-        self.shortcut = convolution(planes, planes, 1)
-        self.norm, self.dropout = _NORMS[dims](planes), nn.Dropout(0.0)
+        convolution: Callable[..., nn.Module] = CONVOLUTIONS[len(kernel)]
+        halo, mode = tuple(k // 2 for k in kernel), "circular" if circular else "zeros"
+        self.conv = convolution(planes, planes, kernel, padding=halo, padding_mode=mode)
+        self.shortcut, self.active = convolution(planes, planes, 1), active
+        self.norm, self.dropout = _NORMS[len(kernel)](planes), nn.Dropout(0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.conv(x) + self.shortcut(x))

@@ -53,6 +53,17 @@ class Frame:
         """Frequencies of each axis."""
         return [len(grid.frequencies) for grid in self.grids]
 
+    @property
+    def beside(self) -> int:
+        """To how many columns, or rows of the next axis, the first matrix of M is applied at once."""
+        if self.divided:
+            return self.grids[0].columns
+        return len(self.index[1] or range(self.grids[1].axis.size)) if len(self.grids) > 1 else 1
+
+    @property
+    def written(self) -> int:
+        return self.grids[1].axis.results if len(self.grids) > 1 else 1
+
     def analysis(self) -> list[Tensor]:
         """The matrices of M, [batch, to, from], complex128, in the order in which they are applied."""
         return [matrix for grid in self.grids for matrix in grid.analysis()]
@@ -79,15 +90,16 @@ def real_form(matrix: Tensor, rows: str, columns: str) -> Tensor:
     it.
     """
     re, im = matrix.unbind(0)
-    across = {"real": (re, im), "split": None, "woven": None}[columns]
-    if across is None:
-        join = (lambda a, b: torch.cat([a, b], -1)) if columns == "split" else _woven
-        across = join(re, -im), join(im, re)
+    join = {"real": None, "split": _beside, "woven": _woven}[columns]
+    real = re if join is None else join(re, -im)
     if rows == "real":
-        return across[0]
-    if rows == "split":
-        return torch.cat(across, -2)
-    return _woven(across[0].mT, across[1].mT).mT
+        return real
+    imaginary = im if join is None else join(im, re)
+    return torch.cat([real, imaginary], -2) if rows == "split" else _woven(real.mT, imaginary.mT).mT
+
+
+def _beside(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cat([a, b], -1)
 
 
 def _woven(a: Tensor, b: Tensor) -> Tensor:
@@ -96,44 +108,77 @@ def _woven(a: Tensor, b: Tensor) -> Tensor:
 
 def analysis_forms(frame: Frame, matrices: Sequence[Tensor]) -> list[Tensor]:
     """M's matrices, [2, batch, to, from] each, as real ones."""
-    if frame.divided:
-        first, *rest = matrices
-        return [real_form(first, "split", "real"), *(real_form(m, "woven", "woven") for m in rest)]
     first, *rest = matrices
-    return [real_form(first, "woven", "real"), *(real_form(m, "woven", "split") for m in rest)]
+    rows = "split" if rest else "woven"
+    return [real_form(first, rows, "real"), *(real_form(m, "woven", "woven") for m in rest)]
 
 
 def synthesis_forms(frame: Frame, matrices: Sequence[Tensor]) -> list[Tensor]:
     """K's matrices, [2, batch, to, from] each, as real ones."""
     first, *rest = matrices
     forms = [real_form(first, "real", "woven")]
-    for i, matrix in enumerate(rest):
-        further = frame.divided and i > 0
-        forms.append(real_form(matrix, "woven" if further else "split", "woven"))
-    return forms
+    return forms + [real_form(m, "woven" if i else "split", "woven") for i, m in enumerate(rest)]
 
 
 def analysed(frame: Frame, forms: Sequence[Tensor], x: Tensor) -> Tensor:
     """The spectrum M x, [frequencies, 2, B, C], of maps x [B, C, *sizes]."""
     samples, channels = x.shape[0], x.shape[1]
-    x = x.permute(*range(x.ndim - 1, 1, -1), 0, 1)
     for axis, index in enumerate(frame.index):
         if index is not None:
-            x = x.index_select(axis, torch.tensor(index, device=x.device))
+            x = x.index_select(len(frame.grids) + 1 - axis, torch.tensor(index, device=x.device))
+    first, low = frame.grids[0], len(frame.grids[0].low)
+    beside = frame.beside
     if frame.divided:
-        grid = frame.grids[0]
-        missing = grid.rows_read * grid.columns - grid.axis.size
-        x = F.pad(x, [0, 0, 0, 0, 0, missing]) if missing else x
-        x = x.reshape(grid.rows_read, grid.columns, -1)
-        # [column, (part, v), rest], read as [v, (column, part), rest].
-        x = torch.bmm(forms[0], x.transpose(0, 1)).view(2 * grid.columns, len(grid.low), -1)
-        x = torch.bmm(forms[1], x.transpose(0, 1))
-        for rows, columns in zip(forms[2::2], forms[3::2], strict=True):
-            x = _mixed(grid, rows, columns, x)
+        missing = first.rows_read * first.columns - first.axis.size
+        x = F.pad(x, [0, missing]) if missing else x
+        # [column, row, rest], by a copy of a matrix, which is faster than that of an array.
+        x = x.reshape(-1, beside).transpose(0, 1).contiguous()
+        x = x.view(beside, -1, first.rows_read).transpose(1, 2)
     else:
-        x = forms[0][0] @ x.reshape(frame.grids[0].axis.size, -1)
-        x = spectra(frame, forms[1:], x)
+        x = x.reshape(-1, beside, first.axis.size).permute(1, 2, 0)
+    x = torch.bmm(forms[0].expand(beside, -1, -1), x)
+    if len(forms) > 1:
+        # [beside, (part, v), rest], read as [v, (beside, part), rest].
+        x = x.view(2 * beside, low, -1).transpose(0, 1)
+        x = torch.bmm(forms[1].expand(low, -1, -1), x)
+    if frame.divided:
+        for rows, columns in zip(forms[2::2], forms[3::2], strict=True):
+            x = _mixed(first, rows, columns, x)
+    elif len(forms) > 2:
+        last = frame.grids[2].axis.size
+        x = x.view(-1, 2, samples * channels, last).permute(0, 3, 1, 2)
+        x = x.reshape(-1, 2 * last, samples * channels)
+        x = torch.bmm(forms[2].expand(frame.counts[0] * frame.counts[1], -1, -1), x)
     return x.view(-1, 2, samples, channels)
+
+
+def synthesised(frame: Frame, forms: Sequence[Tensor], z: Tensor) -> Tensor:
+    """The maps K z, [B, C, *results], of spectra [frequencies, 2, B, C]."""
+    samples, channels = z.shape[2], z.shape[3]
+    first, low = frame.grids[0], len(frame.grids[0].low)
+    sizes = [grid.axis.results for grid in reversed(frame.grids)]
+    if frame.divided:
+        # The last factor stands beside the diagonal.
+        for rows, across in zip(forms[-2:1:-2], forms[:2:-2], strict=True):
+            z = _mixed(first, rows, across, z.reshape(low, 2 * first.columns, -1))
+    elif len(forms) > 2:
+        done, last = frame.counts[0] * frame.counts[1], sizes[0]
+        z = torch.bmm(forms[2].expand(done, -1, -1), z.reshape(done, 2 * frame.counts[2], -1))
+        z = z.view(done, last, 2, samples * channels).permute(0, 2, 3, 1)
+    written = first.columns if frame.divided else frame.written
+    if len(forms) > 1:
+        z = torch.bmm(forms[1].expand(low, -1, -1), z.reshape(low, forms[1].shape[2], -1))
+    # [v, (part, beside), rest], read as [beside, rest, (v, part)].
+    z = z.reshape(2 * low, written, -1).permute(1, 2, 0)
+    z = torch.bmm(z, forms[0].transpose(1, 2).expand(written, -1, -1))
+    if frame.divided:
+        z = z.view(written, -1).transpose(0, 1).contiguous()
+        z = z.view(samples * channels, -1)
+        end = (first.axis.results - 1) * first.axis.stride + 1
+        z = z[:, : end : first.axis.stride]
+    else:
+        z = z.transpose(0, 1)
+    return z.reshape(samples, channels, *sizes).contiguous()
 
 
 def spectra(frame: Frame, forms: Sequence[Tensor], x: Tensor) -> Tensor:
@@ -143,30 +188,6 @@ def spectra(frame: Frame, forms: Sequence[Tensor], x: Tensor) -> Tensor:
         x = torch.bmm(form.expand(done, -1, -1), x.reshape(done, form.shape[2], -1))
         done *= count
     return x
-
-
-def synthesised(frame: Frame, forms: Sequence[Tensor], z: Tensor) -> Tensor:
-    """The maps K z, [B, C, *results], of spectra [frequencies, 2, B, C]."""
-    samples, channels = z.shape[2], z.shape[3]
-    first, done = frame.grids[0], z.shape[0]
-    if frame.divided:
-        low, columns = len(first.low), first.columns
-        # The last factor stands beside the diagonal.
-        for rows, across in zip(forms[-2:1:-2], forms[:2:-2], strict=True):
-            z = _mixed(first, rows, across, z.reshape(low, 2 * columns, -1))
-        # [v, (part, column), rest], read as [column, (v, part), rest].
-        z = torch.bmm(forms[1], z.reshape(low, 2 * columns, -1)).view(2 * low, columns, -1)
-        z = torch.bmm(forms[0], z.transpose(0, 1)).transpose(0, 1)
-        z = z.reshape(first.rows_written * columns, -1)
-        last = (first.axis.results - 1) * first.axis.stride + 1
-        z = z[: last : first.axis.stride]
-    else:
-        for form, count in zip(reversed(forms[1:]), reversed(frame.counts[1:]), strict=True):
-            done //= count
-            z = torch.bmm(form.expand(done, -1, -1), z.reshape(done, 2 * count, -1))
-        z = forms[0][0] @ z.reshape(2 * done, -1)
-    z = z.reshape(*(grid.axis.results for grid in frame.grids), samples, channels)
-    return z.permute(-2, -1, *range(z.ndim - 3, -1, -1)).contiguous()
 
 
 def mixed(grid: Grid, factors: Sequence[Tensor], matrix: Tensor) -> Tensor:
@@ -197,7 +218,9 @@ def multiplied(x: Tensor, diagonal: Tensor, groups: int) -> Tensor:
         shared = x.reshape(f, 2 * samples, groups, -1).transpose(1, 2)
         parts = (d.reshape(f, d.shape[1], groups, -1).transpose(1, 2) for d in (re, im))
         left, right = ((shared @ d).transpose(1, 2).reshape(f, 2, samples, -1) for d in parts)
-    return torch.stack([left[:, 0] - right[:, 1], left[:, 1] + right[:, 0]], 1)
+    # Taken apart in one go, as the gradient of each part alone would be as large as the whole.
+    (a, b), (c, d) = left.unbind(1), right.unbind(1)
+    return torch.stack([a - d, b + c], 1)
 
 
 def kernel_spectrum(frame: Frame, matrices: Sequence[Tensor], weight: Tensor) -> Tensor:
@@ -206,7 +229,7 @@ def kernel_spectrum(frame: Frame, matrices: Sequence[Tensor], weight: Tensor) ->
     ``matrices`` are those of L, [2, 1, frequencies, taps], the last axis first.
     """
     outputs, inputs = weight.shape[:2]
-    w = weight.permute(*range(weight.ndim - 1, 1, -1), 1, 0)
+    w = weight.permute(*range(len(frame.grids) + 1, 1, -1), 1, 0)
     forms = [real_form(matrices[0], "woven", "real"), *(real_form(m, "woven", "split") for m in matrices[1:])]
     spectrum = forms[0][0] @ w.reshape(w.shape[0], -1)
     return spectra(frame, forms[1:], spectrum).view(-1, 2, inputs, outputs)

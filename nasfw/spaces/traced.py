@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nasfw.contracts import Task
 from nasfw.spaces.backbones import accepts, find, make, paper_channels
+from nasfw.spaces.exported import called
 from nasfw.values import UsageError
 
 Size = tuple[int, ...]
@@ -49,7 +50,7 @@ def check_settings(name: str, **settings: int | str | None) -> None:
     factory = find(name)
     for key, value in settings.items():
         if value is not None and not accepts(factory, key):
-            raise UsageError(f"backbone {name!r} has no parameter {key}")
+            raise UsageError(f"backbone {called(name)!r} has no parameter {key}")
 
 
 def check_positive(**settings: int | str | None) -> None:
@@ -79,6 +80,7 @@ def met(
     UsageError if it cannot process the task's inputs, or gives outputs of another shape.
     """
     network.eval()
+    name = called(name)
     layers = list(searchable(network, suits))
     sizes: dict[str, list[Size]] = {path: [] for path, _ in layers}
     for path, module in layers:

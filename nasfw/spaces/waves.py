@@ -164,8 +164,8 @@ def divided(axis: Axis, longest: int = LONGEST) -> bool:
     """Whether a circular axis has a number of points that two stages can be made of."""
     if not axis.circular or axis.length <= longest:
         return True
-    best = min(_columns(axis), key=lambda c: _work(axis, c), default=1)
-    return _work(axis, best) <= 1.5 * _work(axis, round(math.sqrt(axis.length)))
+    least = min((_work(axis, c) for c in _columns(axis)), default=math.inf)
+    return least <= 1.5 * _work(axis, round(math.sqrt(axis.length)))
 
 
 def _columns(axis: Axis) -> list[int]:

@@ -8,14 +8,15 @@ from functools import cached_property
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import nn
 
 from nasfw.contracts import Architecture, Option, SearchSpace, Task
 from nasfw.flops import forward_flops
 from nasfw.mixtures import indices
-from nasfw.spaces.backbones import BACKBONES, accepts, find, initialise
+from nasfw.spaces.backbones import INITIALISED, accepts, find, initialise, located
 from nasfw.spaces.choices import ChoiceSupernet, Mixed
+from nasfw.spaces.exported import called
 from nasfw.spaces.named import check_options, operation, possible, started
 from nasfw.spaces.reduction import reduced
 from nasfw.spaces.site import Site, site_of
@@ -42,13 +43,16 @@ class XD(SearchSpace):
 
     Searched is every ``nn.Conv1d``, ``nn.Conv2d`` and ``nn.Conv3d`` with zero or circular padding that meets
     maps of one size, unless its path names a downsample, pool, shortcut or channel_match, or has a part
-    called head or lift.
+    called head or lift. A run's folder as backbone is the network that its search chose, as it was exported,
+    with fresh weights; a network's own folder in ``export`` names another.
     """
 
     task: Task
     backbone: Annotated[
         str,
-        "auto (wrn1d for series, wrn for maps, pde for volumes), wrn, wrn1d, tcn, pde or package:function",
+        AfterValidator(located),
+        "auto (wrn1d for series, wrn for maps, pde for volumes), wrn, wrn1d, tcn, pde, package:function, or "
+        "a run's folder",
     ] = "auto"
     options: Annotated[
         tuple[str, ...],
@@ -69,6 +73,8 @@ class XD(SearchSpace):
 
     def __post_init__(self) -> None:
         """Refuse operations that there are not, and numbers that no network can have."""
+        # Here too, as a space that is made in Python is checked nowhere else.
+        object.__setattr__(self, "backbone", located(self.backbone))
         check_options(self.options)
         check_positive(
             width=self.width, final_width=self.final_width, depth=self.depth, channels=self.channels
@@ -77,7 +83,7 @@ class XD(SearchSpace):
     @property
     def decisions(self) -> Mapping[str, Sequence[Option]]:
         """The searched convolutions by their paths in the backbone, with the names of operations."""
-        return {name: possible(site, self.options) for name, site in self.sites.items()}
+        return {name: list(options) for name, options in self._offered.items()}
 
     @property
     def default(self) -> Architecture:
@@ -100,7 +106,7 @@ class XD(SearchSpace):
         """The backbone and its size, in words."""
         chosen = {"depth": self.depth, "channels": self.channels, "width": self.width}
         sizes = [f"{n} {v}" for n, v in chosen.items() if v is not None and (n, v) != ("width", 1)]
-        return ", ".join([f"backbone {self._name}", *sizes])
+        return ", ".join([f"backbone {called(self._name)}", *sizes])
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The backbone with the chosen operations; convolutions that stay are untouched.
@@ -128,11 +134,11 @@ class XD(SearchSpace):
             return forward_flops(smaller._fresh(), self.task.input_shape)
 
         depth, channels = reduced(self._name, cost, flops)
-        return replace(self, depth=depth, channels=channels)
+        return self if channels is None else replace(self, depth=depth, channels=channels)
 
     def supernet(self) -> ChoiceSupernet:
         """The backbone with all operations in the place of every searched convolution."""
-        network, options = self._fresh(), {n: possible(s, self.options) for n, s in self.sites.items()}
+        network, options = self._fresh(), self._offered
         mixed = plain = forward_flops(network, self.task.input_shape)
         for name, site in self.sites.items():
             layer = network.get_submodule(name)
@@ -165,11 +171,20 @@ class XD(SearchSpace):
         }
         if not found:
             raise UsageError(
-                f"backbone {self._name!r} has no convolution to search: there must be an nn.Conv1d, "
-                "nn.Conv2d or nn.Conv3d with zero or circular padding that meets maps of one size, and not named "
-                "shortcut, downsample, channel_match, pool, head or lift"
+                f"backbone {called(self._name)!r} has no convolution to search: there must be an nn.Conv1d, "
+                "nn.Conv2d or nn.Conv3d with zero or circular padding that meets maps of one size, and not "
+                "named shortcut, downsample, channel_match, pool, head or lift"
             )
         return found
+
+    @cached_property
+    def _offered(self) -> dict[str, list[str]]:
+        """The options of the searched convolutions, of those that they also have at the final width."""
+        found = {name: possible(site, self.options) for name, site in self.sites.items()}
+        wide = self.enlarged()
+        if wide.width == self.width:
+            return found
+        return {n: [o for o in possible(s, self.options) if o in found[n]] for n, s in wide.sites.items()}
 
     @property
     def _name(self) -> str:
@@ -182,5 +197,5 @@ class XD(SearchSpace):
     def _operation(self, site: Site, option: str, start: nn.Module) -> nn.Module:
         made = operation(site, option, self.transforms, self.extras)
         # The built-in backbones draw their weights otherwise than torch does by default.
-        made = initialise(made) if self._name in BACKBONES else made
+        made = initialise(made) if self._name in INITIALISED else made
         return started(made, start)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.overrides import _get_current_function_mode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from nasfw.folding import Fold
 from nasfw.spaces.learned import Blocks, Butterflies
 from nasfw.spaces.site import Site
 from nasfw.spaces.spectral import (
@@ -22,22 +25,33 @@ from nasfw.spaces.spectral import (
     synthesis_forms,
     synthesised,
 )
+from nasfw.values import Option
 
 Made = tuple[list[Tensor], list[Tensor], Tensor]
 Kind = Literal["blocks", "butterflies"]
+# Steps that optimisers have taken: torch does not count a fused one as a change of what it changes.
+_STEPS = [0]
+
+
+def _count(*_: object) -> None:
+    _STEPS[0] += 1
+
+
+register_optimizer_step_post_hook(_count)
 
 
 class Spectral(nn.Module):
     """y = Re{K diag(D) M x} + bias, with a diagonal D for every pair of channels.
 
     In evaluation the real forms of K and M, and D, are kept for as long as what they are made of stays.
+    Changes through ``.data`` or numpy pass unnoticed until the next call of ``train`` or ``eval``.
     """
 
     def __init__(self, site: Site, frame: Frame) -> None:
         super().__init__()
         self.site, self.frame = site, frame
         self.bias = nn.Parameter(torch.zeros(site.outputs)) if site.biased else None
-        self._kept: tuple[object, Made] | None = None
+        self._kept: tuple[object, Made, list[Tensor]] | None = None
 
     def parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
         """The complex matrices of M and K, [2, batch, to, from], and D [frequencies, 2, ci / groups, co]."""
@@ -55,17 +69,24 @@ class Spectral(nn.Module):
             return self._kept[1]
         m, k, diagonal = self.parts()
         made = analysis_forms(self.frame, m), synthesis_forms(self.frame, k), diagonal
-        self._kept = None if state is None else (state, made)
+        # With what they are made of, so that nothing else can come to lie in its memory.
+        self._kept = None if state is None else (state, made, [p.detach() for p in self._held()])
         return made
+
+    def _held(self) -> list[Tensor]:
+        return [*self.parameters(), *self.buffers()]
 
     def _state(self) -> object:
         """What changes with every parameter; None where nothing may be kept."""
-        # Whoever traces, or stands in for parameters, shall see what is computed of them.
-        held = [*self.parameters(), *self.buffers()]
-        plain = all(type(p) in (nn.Parameter, Tensor) and not p.is_meta for p in held)
-        if self.training or torch.is_grad_enabled() or not plain or _traced():
+        if self.training or torch.is_grad_enabled() or _traced():
             return None
-        return [(p.data_ptr(), p._version, p.dtype, p.device) for p in held]
+        held = self._held()
+        # Whoever traces, or stands in for parameters, shall see what is computed of them.
+        if any(type(p) not in (nn.Parameter, Tensor) or p.is_meta or p.is_inference() for p in held):
+            return None
+        kind = held[0].device.type
+        lower = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        return _STEPS[0], lower, [(p.data_ptr(), p._version, p.dtype, p.device) for p in held]
 
     def train(self, mode: bool = True) -> Spectral:
         self._kept = None
@@ -76,7 +97,8 @@ class Spectral(nn.Module):
 
 
 def _traced() -> bool:
-    return _get_current_function_mode() is not None  # type: ignore[no-untyped-call]
+    modes = _get_current_function_mode(), _get_current_dispatch_mode()  # type: ignore[no-untyped-call]
+    return modes != (None, None) or torch._C._are_functorch_transforms_active()
 
 
 class XDConv(Spectral):
@@ -104,6 +126,15 @@ class XDConv(Spectral):
         """The architecture parameters: K, L and M, and the gate and the spectral bias if there are such."""
         yield from self.learned.parameters()
         yield from (p for p in (self.gate, self.spectral_bias) if p is not None)
+
+    def folded(self, options: Sequence[Option]) -> Mapping[Option, Fold]:
+        """The nearest operations of these names, see ``nasfw.folding``."""
+        # That module is about layers of this one.
+        from nasfw.spaces.folding import Folding
+
+        known = Folding(self)
+        folds = {option: known.to(str(option)) for option in options}
+        return {option: fold for option, fold in folds.items() if fold is not None}
 
     def parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
         m, k, taps = self.learned()

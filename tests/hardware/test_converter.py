@@ -12,7 +12,11 @@ from torch import nn
 
 from nasfw.spaces.aggconv import AggConv
 from nasfw.spaces.backbones import tcn, wrn, wrn1d
+from nasfw.spaces.named import operation as operation_of_xd
+from nasfw.spaces.named import possible
 from nasfw.spaces.normalisation import quicken
+from nasfw.spaces.site import site_of
+from nasfw.spaces.xd import XD
 from nasfw.tasks.arrays import ArraysTask
 from nasfw.tasks.digits import Digits
 
@@ -281,6 +285,8 @@ FUNCTIONS = {
     "index with ellipsis": (lambda x, w: x[..., 0] + x[:, ..., -1], ()),
     "a sample of the batch": (lambda x, w: x[:1] + x, ()),
     "narrow": (lambda x, w: x.narrow(2, 1, 3) + x.select(2, 0)[:, :, None], ()),
+    "index_select": (lambda x, w: x.index_select(-1, torch.tensor([5, 0, 0, 2])), ()),
+    "index_select by name": (lambda x, w: torch.index_select(x, dim=1, index=torch.arange(3)), ()),
     "cat": (lambda x, w: torch.cat([x, x * 2], dim=-3), ()),
     "cat with zeros": (lambda x, w: torch.cat([x, torch.zeros(x.size(0), 2, 8, 6)], 1), ()),
     "stack": (lambda x, w: torch.stack([x, -x], dim=-1), ()),
@@ -367,6 +373,7 @@ COMPLEX = {
     "arithmetic": (complex_arithmetic, ()),
     "einsum of one": (lambda x, w: torch.einsum("bchw->bwc", torch.fft.rfft(x)).imag, ()),
     "shapes": (lambda x, w: torch.fft.rfft(x).transpose(1, 3).flatten(2)[:, 1:, None].imag, ()),
+    "index_select": (lambda x, w: torch.fft.rfft(x).index_select(3, torch.tensor([4, 2])).imag, ()),
 }
 
 
@@ -458,6 +465,53 @@ def test_networks_of_aggregated_convolutions_are_computed_as_torch_computes_them
     for _ in range(3):
         model = scrambled(space.build(space.sample(generator)))
         assert_converts(model, task.input_shape)
+
+
+XD_SITES = {
+    "series": (nn.Conv1d(4, 4, 3, padding=1), (20,)),
+    "series in two stages": (nn.Conv1d(4, 4, 5, padding=2, padding_mode="circular"), (300,)),
+    "unrolled series": (nn.Conv1d(4, 4, 5, padding=2, padding_mode="circular"), (521,)),
+    "maps with a stride": (nn.Conv2d(4, 4, 3, 2, 1, padding_mode="circular"), (9, 8)),
+    "maps of groups": (nn.Conv2d(4, 6, 3, padding=1, groups=2), (6, 7)),
+    "depthwise maps": (nn.Conv2d(4, 4, 4, padding="same", groups=4, bias=False), (6, 7)),
+    "volumes": (nn.Conv3d(4, 4, 3, padding=1, padding_mode="circular"), (5, 4, 6)),
+}
+XD_OPTIONS = ("k3d2", "pool3", "skip", "zero", "permuted", "fourier", "fourier2", "xd", "xd2")
+
+
+@pytest.mark.parametrize("name", XD_SITES)
+@pytest.mark.parametrize("kind", ["blocks", "butterflies"])
+def test_operations_of_xd_are_computed_as_torch_computes_them(name, kind):
+    """By products of matrices: no runtime has to know Fourier transforms."""
+    module, size = XD_SITES[name]
+    site = site_of(module, size)
+    for option in possible(site, XD_OPTIONS if kind == "blocks" else ("xd2",)):
+        layer = operation_of_xd(site, option, kind, extras=True)
+        for p in layer.parameters():
+            nn.init.normal_(p, 0.2, 0.2)
+        assert_converts(layer, (4, *size), batch=3, tolerance=1e-4)
+        assert_converts(layer, (4, *size), tolerance=1e-4)
+        assert "DFT" not in {node.op_type for node in convert(layer, (4, *size), None).graph.node}
+
+
+def test_what_is_kept_for_evaluation_does_not_change_what_is_converted():
+    module, size = XD_SITES["maps with a stride"]
+    layer = operation_of_xd(site_of(module, size), "xd").eval()
+    before = convert(layer, (4, *size), None)
+    wanted(layer, samples(2, (4, *size)))
+    assert convert(layer, (4, *size), None) == before
+
+
+@pytest.mark.parametrize(("shape", "backbone"), [((2, 20), "wrn1d"), ((1, 9, 8), "pde"), ((1, 8, 8), "wrn")])
+def test_networks_of_xd_operations_are_computed_as_torch_computes_them(shape, backbone):
+    generator = np.random.default_rng(0)
+    task = ArraysTask(
+        generator.normal(size=(8, *shape)).astype("float32"), np.arange(8) % 2, channels="first"
+    )
+    sizes = {"depth": 10} if backbone == "wrn" else {}
+    space = XD(task, backbone, XD_OPTIONS, channels=4, **sizes)
+    for architecture in (space.universal, space.sample(generator), space.sample(generator)):
+        assert_converts(scrambled(space.build(architecture)), shape, tolerance=1e-4)
 
 
 def operation(kind, channels, stride):

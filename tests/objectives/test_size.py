@@ -169,6 +169,28 @@ def test_counting_leaves_no_trace():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+class Shared(nn.Module):
+    """One layer by two names, and one weight in two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.again = self.first
+        self.tied = nn.Linear(4, 4)
+        self.tied.weight = self.first.weight
+
+    def forward(self, x):
+        return self.tied(self.again(self.first(x)))
+
+
+def test_counting_leaves_shared_layers_and_weights_alone():
+    model = Shared()
+    before = dict(model.state_dict())
+    assert forward_flops(model, (4,)) == 3 * 32
+    assert all(value.data_ptr() == before[name].data_ptr() for name, value in model.state_dict().items())
+    assert model.tied.weight is model.first.weight
+
+
 class Widths(SearchSpace):
     """Multilayer perceptrons; it keeps the devices that it was asked to build on."""
 

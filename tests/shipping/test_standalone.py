@@ -15,7 +15,11 @@ from nasfw.shipping.layers import constructor
 from nasfw.shipping.standalone import difference, source
 from nasfw.spaces.aggconv import AggConv
 from nasfw.spaces.backbones import tcn, wrn, wrn1d
+from nasfw.spaces.named import operation, possible
 from nasfw.spaces.normalisation import quicken
+from nasfw.spaces.site import site_of
+from nasfw.spaces.xd import XD
+from nasfw.spaces.xd_layers import XDConv
 from nasfw.tasks.arrays import ArraysTask
 
 
@@ -84,6 +88,79 @@ def test_searched_networks_are_rebuilt(shape):
         quicken(model)
         _, written = rebuilt(model, torch.randn(3, *shape))
         assert "Quick" not in written.code
+
+
+XD_OPTIONS = ("k3d2", "pool3", "skip", "zero", "permuted", "fourier", "fourier2", "xd", "xd2")
+XD_SITES = [
+    (nn.Conv1d(4, 4, 5, padding=2), (300,)),
+    (nn.Conv1d(4, 4, 3, padding=1, padding_mode="circular"), (521,)),
+    (nn.Conv2d(4, 4, 3, 2, 1, padding_mode="circular"), (9, 8)),
+    (nn.Conv2d(4, 6, 3, padding=1, groups=2, bias=False), (6, 7)),
+    (nn.Conv3d(4, 4, 3, padding=1, groups=4), (5, 4, 6)),
+]
+
+
+@pytest.mark.parametrize(("module", "size"), XD_SITES)
+def test_operations_of_xd_are_rebuilt_layer_by_layer(module, size):
+    """From their own parameters: with other ones, they compute what those make of the operation."""
+    site = site_of(module, size)
+    for option in possible(site, XD_OPTIONS):
+        layer = nn.Sequential(operation(site, option, extras=True))
+        x = torch.randn(3, 4, *size)
+        network, written = rebuilt(layer, x, exact=False)
+        assert written.remark == ""
+        with torch.no_grad():
+            for p in layer.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+        network.load_state_dict({**layer.state_dict(), **written.constants})
+        assert difference(network(x), layer(x)) < 1e-6
+
+
+def test_butterflies_are_rebuilt_operation_by_operation():
+    """Their products depend on the shapes of parameters, which a trace by layers does not know."""
+    layer = XDConv(site_of(nn.Conv1d(2, 2, 3, padding=1), (8,)), 2, "butterflies")
+    x = torch.randn(3, 2, 8)
+    with torch.no_grad():
+        network, _ = rebuilt(layer, x, exact=False)
+        for p in layer.parameters():
+            p.add_(0.1 * torch.randn_like(p))
+        network.load_state_dict(layer.state_dict())
+        assert difference(network(x), layer(x)) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 32)])
+def test_networks_of_xd_operations_are_rebuilt_and_can_be_trained(shape):
+    rng = np.random.default_rng(0)
+    task = ArraysTask(rng.normal(size=(40, *shape)), np.arange(40) % 2, channels="first")
+    space = XD(task, options=XD_OPTIONS, channels=4, **({"depth": 10} if len(shape) > 2 else {}))
+    x = torch.randn(8, *shape)
+    for architecture in (space.universal, space.sample(rng)):
+        model = space.build(architecture)
+        network, written = rebuilt(model, x, exact=False)
+        assert written.remark == ""
+        for module in (model.train(), network.train()):
+            module(x.clone()).square().sum().backward()
+        gradients = dict(model.named_parameters())
+        for name, parameter in network.named_parameters():
+            torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-3, atol=1e-3)
+
+
+class Nested(nn.Module):
+    """Its parts without weights lie in a container that has none either."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+        self.inner = nn.Sequential(nn.ReLU(), nn.Sequential(nn.Softmax(-1)))
+
+    def forward(self, x):
+        return self.inner(x) * self.scale
+
+
+def test_containers_of_layers_without_weights_are_kept():
+    network, written = rebuilt(Nested(), torch.randn(3, 4))
+    assert written.remark == ""
+    assert isinstance(network.inner[1][0], nn.Softmax)
 
 
 class Gate(nn.Module):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nasfw.hardware.operators.elements import rotated
-from nasfw.hardware.operators.graph import Graph, Inconvertible, empty
+from nasfw.hardware.operators.graph import Graph, Inconvertible, Symbol, empty
 from nasfw.hardware.operators.rules import RULES, Rule, operations, register, rule
 
 
@@ -91,6 +91,13 @@ def _select(graph: Graph, out: Tensor, input: Tensor, dim: int, index: int) -> s
     items: list[Any] = [slice(None)] * input.dim()
     items[dim] = index
     return _index(graph, input, items)
+
+
+@rule("index_select", complexes=True)
+def _index_select(graph: Graph, out: Tensor, input: Tensor, dim: int, index: Tensor) -> str:
+    if isinstance(index, Symbol):
+        raise Inconvertible("index_select at positions that depend on the input")
+    return graph.add("Gather", input, index.tolist(), axis=dim % input.dim())
 
 
 @rule("chunk", "split", "split_with_sizes", complexes=True)
