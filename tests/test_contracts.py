@@ -141,9 +141,31 @@ class TestToyCells(SpaceContract):
 
 
 class TestStrategies(StrategyContract):
-    @pytest.fixture(params=names("strategy"))
+    @pytest.fixture(params=[name for name in names("strategy") if name != "xd"])
     def strategy(self, request):
         return made("strategy", request.param)
+
+
+class TestXD(StrategyContract):
+    """It searches none but spaces of operations that can become others."""
+
+    @pytest.fixture
+    def strategy(self):
+        return REGISTRY.make("strategy", {"xd": {"epochs": 2, "candidates": 3, "proposals": 4}})
+
+    @pytest.fixture
+    def task(self):
+        return made("task", "burgers")
+
+    @pytest.fixture
+    def space(self, task):
+        options = {"options": ["k1d1", "fourier", "xd"]}
+        small = {"backbone": "pde", "depth": 2, "channels": 4}
+        return REGISTRY.make("space", {"xd": {**small, **options}}, task=task)
+
+    @pytest.fixture
+    def objectives(self):
+        return [made("objective", "error"), made("objective", "parameters")]
 
 
 class TestDashWithGrid(StrategyContract):

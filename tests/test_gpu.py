@@ -87,7 +87,7 @@ def test_dash_searches_on_the_card(tmp_path):
 
 
 REGISTRY = load(entry_points=False)
-ONE_SHOT = [e.name for e in REGISTRY.entries("strategy") if hasattr(e.load(), "proposals")]
+ONE_SHOT = [e.name for e in REGISTRY.entries("strategy") if hasattr(e.load(), "eigenvalue")]
 
 
 @pytest.mark.parametrize("name", ONE_SHOT)

@@ -35,8 +35,9 @@ from nasfw.testing import Echo, Free, Price, ToyCells, ToySpace, ToyTask, Wrong
 from nasfw.workloads import Work
 
 REGISTRY = load(entry_points=False)
-# What every one-shot strategy does is also what those do that are registered later.
-NAMES = [e.name for e in REGISTRY.entries("strategy") if hasattr(e.load(), "proposals")]
+# What every one-shot strategy does is also what those do that are registered later: they can compute the
+# eigenvalues of their mixture, or say that they have none.
+NAMES = [e.name for e in REGISTRY.entries("strategy") if hasattr(e.load(), "eigenvalue")]
 SMALL = {
     "darts": {"order": "second", "eigenvalue": 2},
     "darts_pt": {"epochs": 2, "tune_epochs": 1},

@@ -6,8 +6,8 @@ import contextlib
 import math
 import pickle
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import FrozenInstanceError, dataclass, fields
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -252,18 +252,42 @@ class _WithoutSupernet(ToySpace):
 
 
 class StrategyContract:
-    """Override the fixture ``strategy``; keep it to a few short trials."""
+    """Override the fixture ``strategy``; keep it to a few short trials.
+
+    Override ``space``, and ``task`` with it, if the strategy searches none but spaces of a special kind.
+    """
 
     @pytest.fixture
     def strategy(self) -> Strategy:
         """The strategy under test."""
         raise NotImplementedError("override the fixture 'strategy'")
 
-    def _search(self, strategy: Strategy, folder: Path, budget: Budget | None = None) -> list[Record]:
-        task = ToyTask()
-        space = ToySpace(task)
-        objectives = [Wrong(), Echo()]
-        problem = Problem(space, task, objectives, task.recipe, 3, folder / "toy")
+    @pytest.fixture
+    def task(self) -> Task:
+        """What networks are trained on."""
+        return ToyTask()
+
+    @pytest.fixture
+    def space(self, task: Task) -> SearchSpace:
+        """What is searched."""
+        return ToySpace(task)
+
+    @pytest.fixture
+    def objectives(self) -> Sequence[Objective]:
+        """What is measured; the first depends on trained weights."""
+        return [Wrong(), Echo()]
+
+    @pytest.fixture
+    def problem(
+        self, space: SearchSpace, task: Task, objectives: Sequence[Objective], tmp_path: Path
+    ) -> Problem:
+        """What the strategy is given."""
+        return Problem(space, task, objectives, task.recipe, 3, tmp_path / "toy")
+
+    def _search(
+        self, strategy: Strategy, problem: Problem, folder: Path, budget: Budget | None = None
+    ) -> list[Record]:
+        problem = replace(problem, folder=folder / "toy")
         with Records(folder / "records.jsonl", write=True) as records:
             search(problem, "toy", strategy, records, Serial(), budget or Budget())
             return list(records)
@@ -271,35 +295,42 @@ class StrategyContract:
     def test_is_a_plain_plugin(self, strategy: Strategy) -> None:
         _is_plain_plugin(strategy)
 
-    def test_evaluates_members_of_the_space(self, strategy: Strategy, tmp_path: Path) -> None:
-        space = ToySpace(ToyTask())
-        records = self._search(strategy, tmp_path)
+    def test_evaluates_members_of_the_space(
+        self, strategy: Strategy, problem: Problem, tmp_path: Path
+    ) -> None:
+        records = self._search(strategy, problem, tmp_path)
         assert records
         for record in records:
-            one_hot(space.decisions, record.architecture)
+            one_hot(problem.space.decisions, record.architecture)
 
-    def test_the_seed_decides_everything(self, strategy: Strategy, tmp_path: Path) -> None:
+    def test_the_seed_decides_everything(self, strategy: Strategy, problem: Problem, tmp_path: Path) -> None:
         runs = []
         for name in "ab":
             (tmp_path / name).mkdir()
-            runs.append([(r.key, r.values) for r in self._search(strategy, tmp_path / name)])
+            runs.append([(r.key, r.values) for r in self._search(strategy, problem, tmp_path / name)])
         assert runs[0] == runs[1]
 
-    def test_a_second_run_in_the_folder_adds_nothing(self, strategy: Strategy, tmp_path: Path) -> None:
-        first = [r.key for r in self._search(strategy, tmp_path)]
-        assert [r.key for r in self._search(strategy, tmp_path)] == first
+    def test_a_second_run_in_the_folder_adds_nothing(
+        self, strategy: Strategy, problem: Problem, tmp_path: Path
+    ) -> None:
+        first = [r.key for r in self._search(strategy, problem, tmp_path)]
+        assert [r.key for r in self._search(strategy, problem, tmp_path)] == first
 
-    def test_torch_stream_outside_is_left_alone(self, strategy: Strategy, tmp_path: Path) -> None:
+    def test_torch_stream_outside_is_left_alone(
+        self, strategy: Strategy, problem: Problem, tmp_path: Path
+    ) -> None:
         torch.manual_seed(5)
         expected = torch.rand(3)
         torch.manual_seed(5)
-        self._search(strategy, tmp_path)
+        self._search(strategy, problem, tmp_path)
         assert torch.equal(torch.rand(3), expected)
 
-    def test_its_check_refuses_what_it_cannot_search(self, strategy: Strategy, tmp_path: Path) -> None:
+    def test_its_check_refuses_what_it_cannot_search(
+        self, strategy: Strategy, problem: Problem, tmp_path: Path
+    ) -> None:
         """A space without a supernet, if it needs one, and nothing that it can search."""
+        strategy.check(problem)
         task = ToyTask()
-        strategy.check(Problem(ToySpace(task), task, [Wrong(), Echo()], task.recipe, 3, tmp_path / "toy"))
         space = _WithoutSupernet(task)
         problem = Problem(space, task, [Wrong(), Echo()], task.recipe, 3, tmp_path / "toy")
         foretold, met = None, None
@@ -314,8 +345,8 @@ class StrategyContract:
                 met = str(reason)
         assert foretold == met
 
-    def test_budget_of_trials_is_kept(self, strategy: Strategy, tmp_path: Path) -> None:
-        assert len(self._search(strategy, tmp_path, Budget(trials=1))) <= 1
+    def test_budget_of_trials_is_kept(self, strategy: Strategy, problem: Problem, tmp_path: Path) -> None:
+        assert len(self._search(strategy, problem, tmp_path, Budget(trials=1))) <= 1
 
 
 class ObjectiveContract:

@@ -136,6 +136,7 @@ def learnt(target, where, epochs=20, samples=512):
     return layer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", ["conv", "k3d2", "permuted", "fourier2", "pool3", "skip"])
 def test_an_operation_that_learnt_a_named_one_is_folded_to_it(truth):
     where = site((16,) if truth == "fourier2" else (8, 8), True, 1, 1, channels=2)
