@@ -1,11 +1,12 @@
-"""The command line of the benchmarks: python -m nasfw.benchmarks aggconv, or cells."""
+"""The command line of the benchmarks: python -m nasfw.benchmarks aggconv, cells or xd."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,7 +15,10 @@ from rich.markup import escape
 from nasfw.hardware.machine import cores, share_politely
 from nasfw.values import UsageError
 
-NAMES = ("aggconv", "cells")
+if TYPE_CHECKING:
+    from nasfw.benchmarks.findings import Report
+
+NAMES = ("aggconv", "cells", "xd")
 SECTIONS = ("sweeps", "layers", "networks", "memory")
 err = Console(stderr=True)
 # In a file the tables have the width that they need.
@@ -59,27 +63,46 @@ def aggconv(
     sections, counts = _sections(only), _threads(threads)
     _check_matplotlib()
     _check_compute(compute)
-    from nasfw.bars import showing
     from nasfw.benchmarks import aggconv as suite
     from nasfw.benchmarks.bench import FULL, QUICK
-    from nasfw.benchmarks.findings import Report
+    from nasfw.benchmarks.figures import draw
+    from nasfw.benchmarks.tables import conditions
 
     scale = QUICK if quick else FULL
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be made: {error.strerror}") from error
-    report = Report(folder / "results.json", suite.header(scale, counts, compute, depthwise))
-    interrupted = False
-    with showing(err):
-        try:
-            suite.fill(report, sections, scale, counts, compute, depthwise)
-        except KeyboardInterrupt:
-            interrupted = True
-    _show(report, folder, quick)
-    if interrupted:
-        err.print(f"stopped; {folder / 'results.json'} has what was measured until then", soft_wrap=True)
-        raise typer.Exit(130)
+    header = suite.header(scale, counts, compute, depthwise)
+
+    def fill(report: Report) -> None:
+        suite.fill(report, sections, scale, counts, compute, depthwise)
+
+    _report(folder, header, fill, conditions(header), lambda report: draw(report, folder), quick)
+
+
+@app.command()
+def xd(
+    folder: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="where results.json and the figure go")
+    ] = Path("benchmarks-xd"),
+    quick: Annotated[bool, typer.Option("--quick", help="small sizes: a look, not a measurement")] = False,
+) -> None:
+    """Time XD operations against the convolutions that they start as, and against the published technique.
+
+    One thread. Prints tables with what is wanted and whether it is kept; writes results.json and length.png.
+    A full run takes about a quarter of an hour, a quick one about a minute.
+    """
+    _check_matplotlib()
+    from nasfw.benchmarks import bench
+    from nasfw.benchmarks import xd as suite
+
+    scale, sizes = (bench.QUICK, suite.QUICK) if quick else (bench.FULL, suite.FULL)
+    header = suite.header(scale.rounds, sizes)
+    _report(
+        folder,
+        header,
+        lambda report: suite.fill(bench.Bench(scale, report), sizes),
+        suite.conditions(header),
+        lambda report: suite.draw(report, folder, sizes.swept),
+        quick,
+    )
 
 
 @app.command()
@@ -105,18 +128,41 @@ def cells(
         out.print(table, crop=False)
 
 
-def _show(report: Any, folder: Path, quick: bool) -> None:
-    from nasfw.benchmarks.figures import draw
-    from nasfw.benchmarks.tables import conditions, tables
+def _report(
+    folder: Path,
+    header: Mapping[str, Any],
+    fill: Callable[[Report], None],
+    conditions: Sequence[str],
+    draw: Callable[[Report], list[Path]],
+    quick: bool,
+) -> None:
+    """Fill a report in ``folder``, and show what there is of it, even after an interrupt."""
+    from nasfw.bars import showing
+    from nasfw.benchmarks.findings import Report
+    from nasfw.benchmarks.tables import tables
 
-    for line in conditions(report.header):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made: {error.strerror}") from error
+    report = Report(folder / "results.json", header)
+    interrupted = False
+    with showing(err):
+        try:
+            fill(report)
+        except KeyboardInterrupt:
+            interrupted = True
+    for line in conditions:
         out.print(line, soft_wrap=True, highlight=False, markup=False)
     if quick:
         out.print("quick: small sizes; only a full run tells whether what is wanted is kept", soft_wrap=True)
     for table in tables(report):
         out.print(table, crop=False)
-    files = [report.file, *draw(report, folder)]
+    files = [report.file, *draw(report)]
     out.print("written: " + ", ".join(map(str, files)), soft_wrap=True, highlight=False, markup=False)
+    if interrupted:
+        err.print(f"stopped; {report.file} has what was measured until then", soft_wrap=True)
+        raise typer.Exit(130)
 
 
 def _sections(only: str) -> list[str]:

@@ -27,26 +27,31 @@ def draw(report: Report, folder: Path) -> list[Path]:
     for sweep, file in _FILES.items():
         found = [f for f in report.findings if f.x is not None and f.case.startswith(f"{sweep} ")]
         if found:
-            figure = _figure(report, sweep, found)
-            scratch = folder / f"{file}.tmp"
-            figure.savefig(scratch, format="png", dpi=160)
-            scratch.replace(folder / file)
-            drawn.append(folder / file)
+            drawn.append(draw_sweep(found, folder / file, _AXES[sweep], _title(report, sweep)))
     return drawn
 
 
-def _figure(report: Report, sweep: str, found: Sequence[Finding]) -> Figure:
+def draw_sweep(found: Sequence[Finding], file: Path, label: str, title: str) -> Path:
+    """Draw one sweep as ``file``; ``label`` says what is on the horizontal axis."""
+    figure = _figure(found, label, title)
+    scratch = file.with_name(f"{file.name}.tmp")
+    figure.savefig(scratch, format="png", dpi=160)
+    scratch.replace(file)
+    return file
+
+
+def _figure(found: Sequence[Finding], label: str, title: str) -> Figure:
     counts = list(dict.fromkeys(f.threads for f in found))
     figure = Figure(figsize=(1.8 + 6.0 * len(counts), 5.2), layout="constrained")
     panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)[0]
     for axes, threads in zip(panels, counts, strict=True):
         some = [f for f in found if f.threads == threads]
         _lines(axes, some)
-        axes.set_xlabel(_AXES[sweep])
+        axes.set_xlabel(label)
         axes.set_title(f"{threads} thread{'s' if threads > 1 else ''}, {some[0].clock}", fontsize=10)
     panels[0].set_ylabel("time of forward and backward pass")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.suptitle(_title(report, sweep), fontsize=11)
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
@@ -56,16 +61,17 @@ def _title(report: Report, sweep: str) -> str:
     fixed = f"length {scale['points']}" if sweep == KERNELS else "25 kernels"
     return (
         f"Aggregated convolution: {fixed}, {channels} to {channels} channels, {kind}, "
-        f"batch {scale['sweep_batch']}\n{report.header['machine']}"
+        f"batch {scale['sweep_batch']}; plain: size 3\n{report.header['machine']}"
     )
 
 
 def _lines(axes: Axes, found: Sequence[Finding]) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for way in dict.fromkeys(name for f in found for name in f.timings):
+    ways = list(dict.fromkeys(name for f in found for name in f.timings))
+    for way in ways:
         points = [(f.x or 0.0, f.timings[way].spread) for f in found if way in f.timings]
-        _line(axes, way, points)
+        _line(axes, way, points, _style(way, ways))
     ticks = sorted({f.x for f in found if f.x is not None})
     axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -78,9 +84,8 @@ def _lines(axes: Axes, found: Sequence[Finding]) -> None:
         axes.spines[side].set_visible(False)
 
 
-def _line(axes: Axes, way: str, points: Sequence[tuple[float, Spread]]) -> None:
+def _line(axes: Axes, way: str, points: Sequence[tuple[float, Spread]], style: Mapping[str, object]) -> None:
     x, middle = [x for x, _ in points], [s.median for _, s in points]
-    style = _style(way)
     axes.fill_between(
         x,
         [s.low for _, s in points],
@@ -89,10 +94,10 @@ def _line(axes: Axes, way: str, points: Sequence[tuple[float, Spread]]) -> None:
         alpha=0.15,
         linewidth=0,
     )
-    axes.plot(x, middle, label="plain convolution of size 3" if way == PLAIN else way, **style)  # type: ignore[arg-type]
+    axes.plot(x, middle, label="plain convolution" if way == PLAIN else way, **style)  # type: ignore[arg-type]
 
 
-def _style(way: str) -> Mapping[str, object]:
+def _style(way: str, ways: Sequence[str]) -> Mapping[str, object]:
     if way == PLAIN:
         return {"color": "black", "linestyle": "--", "marker": "", "linewidth": 1.6}
     if way == PUBLISHED:
@@ -100,8 +105,8 @@ def _style(way: str) -> Mapping[str, object]:
     if way == "auto":
         # Drawn wide and below: it is one of the other ways.
         return {"color": "black", "linewidth": 5.0, "alpha": 0.35, "marker": "", "zorder": 1.5}
-    others = [*(mode for mode in MODES if mode != "auto"), LOW]
-    i = others.index(way) % len(_COLOURS)
+    modes = [*(mode for mode in MODES if mode != "auto"), LOW]
+    i = (modes if way in modes else ways).index(way) % len(_COLOURS)
     return {"color": _COLOURS[i], "marker": _MARKERS[i], "markersize": 5, "linewidth": 1.6}
 
 

@@ -26,7 +26,7 @@ def footprint(subject: dict[str, Any], threads: int, compute: str) -> Footprint:
 
     ``subject`` has a "kind", the "input_shape", "output_shape" and "batch" of the task, and "settings": those
     of ``subjects.space`` for a "backbone", a "supernet" or a "published" one; those of DARTS's space for its
-    search steps of "first" and "second" order.
+    search steps of "first" and "second" order. For "xd", one layer, it has a "way" and a "case" instead.
     """
     order = json.dumps({"subject": subject, "threads": threads, "compute": compute})
     if subject["kind"] == "supernet":
@@ -79,7 +79,13 @@ def main(order: str) -> None:
 def _step(subject: dict[str, Any], compute: str) -> Pass:
     from nasfw.benchmarks import subjects
 
-    kind, settings = subject["kind"], subject["settings"]
+    kind = subject["kind"]
+    if kind == "xd":
+        from nasfw.benchmarks import xd
+
+        case = subject["case"]
+        return xd.train_pass(subject["way"], xd.Case(**{**case, "size": tuple(case["size"])}))
+    settings = subject["settings"]
     task = subjects.Shapes(tuple(subject["input_shape"]), tuple(subject["output_shape"]), subject["batch"])
     if kind in ("first", "second"):
         from nasfw.benchmarks.orders import search_step

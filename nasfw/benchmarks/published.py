@@ -1,13 +1,20 @@
-"""The aggregated convolution as published: the baseline that the layers of this package are timed against.
+"""Operations as published: the baselines that the layers of this package are timed against.
 
-Shen, Khodak and Talwalkar, "Efficient Architecture Search for Diverse Tasks", NeurIPS 2022, section 3. With
-R half the width T = 2 R + 1 of the widest dilated kernel, and P_d the d x ... x d array whose first entry is
-one and all others zero,
+The aggregated convolution: Shen, Khodak and Talwalkar, "Efficient Architecture Search for Diverse Tasks",
+NeurIPS 2022, section 3. With R half the width T = 2 R + 1 of the widest dilated kernel, and P_d the
+d x ... x d array whose first entry is one and all others zero,
 
     A = sum_i p_i pad(crop(w_i (x) P_d)),        y = crop(F^-1[F(pad(x)) F(shift(flip(A)))]) + bias,
 
 with every kernel centred in T points on each axis, the map padded by R zeros on each side, transforms of
 exactly n + 2 R points, and a stride taken by leaving out results.
+
+The XD operation: Roberts, Khodak, Dao, Li, Ré and Talwalkar, "Rethinking Neural Operations for Diverse
+Tasks", NeurIPS 2021, section 3. On N = 2^L >= n points of every axis
+
+    y = crop(Re{K diag(L w) M pad(x)}) + bias,
+
+with kaleidoscope matrices K, L and M of all N complex points, applied stage by stage, axis by axis.
 """
 
 from __future__ import annotations
@@ -22,8 +29,10 @@ from torch import Tensor, nn
 from nasfw.contracts import Mixture
 from nasfw.spaces.aggconv import AggConv
 from nasfw.spaces.aggregated import AggregatedConv
+from nasfw.spaces.kaleidoscope import Kaleidoscope, dft, multiply
 from nasfw.spaces.kernels import Convolution, Kernel, Layout, Size
 from nasfw.spaces.normalisation import restore
+from nasfw.spaces.site import Site
 
 
 class PublishedConv(nn.Module):
@@ -129,6 +138,62 @@ def published(layer: AggregatedConv) -> PublishedConv:
         if made.bias is not None and layer.bias is not None:
             made.bias.copy_(layer.bias)
     return made
+
+
+class PublishedXD(nn.Module):
+    """An XD operation that starts as the convolution of ``site``, all channels mixed; ValueError for groups.
+
+    A periodic axis that is no power of two long is continued on both sides by what its kernel reads.
+    """
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        if site.groups != 1:
+            raise ValueError("the published XD operation mixes all channels")
+        self.site = site
+        whole = [a.unrolled if a.circular and a.size & (a.size - 1) else (a, None) for a in site.axes]
+        self.axes, self.index = [axis for axis, _ in whole], [index for _, index in whole]
+        self.points = [1 << (axis.length - 1).bit_length() for axis in self.axes]
+        self.weight = nn.Parameter(0.01 * torch.randn(site.outputs, site.inputs, *site.kernel))
+        self.bias = nn.Parameter(torch.zeros(site.outputs)) if site.biased else None
+        # From positions in order to bit-reversed frequencies and back, which needs no reversal.
+        kinds = ((False, True), (True, True), (False, False))
+        self.m, self.k, self.l = (self._butterflies(*kind) for kind in kinds)
+
+    def _butterflies(self, inverse: bool, orthonormal: bool) -> nn.ParameterList:
+        starts = (dft(n, inverse, inverse, orthonormal, torch.complex128).twiddle for n in self.points)
+        dtype = torch.get_default_dtype()
+        return nn.ParameterList(nn.Parameter(torch.view_as_real(t).to(dtype)) for t in starts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Output of shape (batch, outputs, *results) for a map of shape (batch, inputs, *size)."""
+        for dim, index in enumerate(self.index, 2):
+            x = x if index is None else x.index_select(dim, torch.tensor(index, device=x.device))
+        missing = [n - m for n, m in zip(self.points, x.shape[2:], strict=True)]
+        x = F.pad(x, [side for m in reversed(missing) for side in (0, m)])
+        spectrum, diagonal = _transformed(self.m, False, x), _transformed(self.l, False, self._kernel())
+        y = _transformed(self.k, True, torch.einsum("bi...,oi...->bo...", spectrum, diagonal)).real
+        for dim, axis in enumerate(self.axes, 2):
+            y = y.index_select(dim, torch.tensor(axis.positions, device=y.device))
+        return y if self.bias is None else y + self.bias.view(-1, *[1] * self.site.dims)
+
+    def _kernel(self) -> Tensor:
+        """The kernel on all points; its tap t stands at the place -t."""
+        kernel: Tensor = self.weight
+        for dim, (axis, n) in enumerate(zip(self.axes, self.points, strict=True), 2):
+            places = torch.tensor([-t % n for t in axis.taps], device=kernel.device)
+            shape = [*kernel.shape[:dim], n, *kernel.shape[dim + 1 :]]
+            kernel = kernel.new_zeros(shape).index_add(dim, places, kernel)
+        return kernel
+
+
+def _transformed(twiddles: nn.ParameterList, increasing: bool, x: Tensor) -> Tensor:
+    """``x`` with the last axes multiplied by a butterfly each."""
+    x = x if x.is_complex() else torch.complex(x, torch.zeros_like(x))
+    for dim, twiddle in enumerate(twiddles, 2):
+        matrix = Kaleidoscope(torch.view_as_complex(twiddle), increasing)
+        x = multiply(matrix, x.movedim(dim, -1)).movedim(-1, dim)
+    return x
 
 
 def _cut(x: Tensor, dims: int, part: slice) -> Tensor:

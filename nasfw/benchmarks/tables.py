@@ -13,23 +13,40 @@ from nasfw.benchmarks.findings import Check, Finding, Memory, Report
 from nasfw.benchmarks.timing import Spread
 from nasfw.display import DASH, format_value
 
-_SECTIONS = {"sweeps": "Sweeps", "layers": "Layers", "networks": "Networks"}
+_SECTIONS = {
+    "sweeps": "Sweeps",
+    "layers": "Layers",
+    "networks": "Networks",
+    "train": "Forward and backward pass",
+    "inference": "Inference",
+}
 
 
 def conditions(header: Mapping[str, Any]) -> list[str]:
     """Under which conditions the times were measured, line by line."""
     scale, depthwise = header["scale"], header["depthwise"]
-    cores, load = header["environment"]["cores"], header["load"]
     channels, batch = scale["sweep_channels"], scale["sweep_batch"]
-    busy = f"the machine was busy at the start (load {load:.1f}): times of several threads say little"
     return [
-        f"{header['machine']}; torch {header['environment']['packages']['torch']}, {header['dtype']}",
+        machine(header),
         f"medians of {scale['rounds']} rounds in which all ways take turns, forward and backward, with the "
         "quartiles",
         f"sweeps: {channels} to {channels} channels, batch {batch}; "
         f"layers: batch {scale['layer_batch']}; {'depthwise' if depthwise else 'dense'}, plain always dense",
-        *([busy] if load + max(header["threads"]) > cores + 0.5 else []),
+        *busy(header),
     ]
+
+
+def machine(header: Mapping[str, Any]) -> str:
+    """What the times were measured with, as a line."""
+    return f"{header['machine']}; torch {header['environment']['packages']['torch']}, {header['dtype']}"
+
+
+def busy(header: Mapping[str, Any]) -> list[str]:
+    """A line if the machine was at work already."""
+    load = header["load"]
+    if load + max(header["threads"]) <= header["environment"]["cores"] + 0.5:
+        return []
+    return [f"the machine was busy at the start (load {load:.1f}): times of several threads say little"]
 
 
 def tables(report: Report) -> Iterator[Table]:
