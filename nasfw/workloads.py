@@ -17,13 +17,18 @@ _ALL_FORWARD = 0.4
 _GRADIENTS = 24
 
 
-class Settings(Protocol):
-    """The parameters that all one-shot strategies have."""
+class Extent(Protocol):
+    """How much a strategy trains its own network; None is what the recipe says."""
 
     @property
     def epochs(self) -> int | None: ...
     @property
     def fraction(self) -> float | None: ...
+
+
+class Settings(Extent, Protocol):
+    """The parameters that all one-shot strategies have."""
+
     @property
     def clip(self) -> float: ...
     @property
@@ -63,8 +68,8 @@ class Work:
         )
 
 
-def recipe_of(problem: Problem, settings: Settings) -> Recipe:
-    """How the supernet's weights are trained: the recipe, for the strategy's epochs and fraction."""
+def recipe_of(problem: Problem, settings: Extent) -> Recipe:
+    """How a strategy's own network is trained: the recipe, for the strategy's epochs and fraction."""
     return replace(
         problem.recipe,
         epochs=settings.epochs or problem.recipe.epochs,

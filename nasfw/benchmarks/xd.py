@@ -72,6 +72,12 @@ class Sizes:
     lengths: tuple[int, ...]
 
 
+def _quarter(case: Case, batch: int) -> Case:
+    """A quarter of the points on each axis, and of the channels."""
+    size = tuple(n // 4 for n in case.size)
+    return replace(case, size=size, channels=case.channels // 4, batch=batch)
+
+
 FULL = Sizes(
     maps=Case((85, 85), 32, 13, 20),
     staged=Case((85, 85), 8, 13, 4),
@@ -80,11 +86,11 @@ FULL = Sizes(
     lengths=tuple(2**i for i in range(6, 14)),
 )
 QUICK = Sizes(
-    maps=Case((21, 21), 8, 13, 4),
-    staged=Case((21, 21), 2, 13, 2),
-    series=Case((256,), 16, 17, 4),
-    swept=Case((64,), 4, 17, 2),
-    lengths=tuple(2**i for i in range(6, 12)),
+    _quarter(FULL.maps, 4),
+    _quarter(FULL.staged, 2),
+    _quarter(FULL.series, 4),
+    replace(FULL.swept, channels=4, batch=2),
+    FULL.lengths[:-2],
 )
 
 

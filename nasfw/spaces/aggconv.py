@@ -12,7 +12,6 @@ from pydantic import AfterValidator, Field
 from torch import nn
 
 from nasfw.contracts import Architecture, Option, SearchSpace, Task
-from nasfw.flops import forward_flops
 from nasfw.mixtures import indices
 from nasfw.spaces import speed
 from nasfw.spaces.aggconv_supernet import AggConvSupernet, Place
@@ -23,7 +22,7 @@ from nasfw.spaces.kernels import Convolution, Kernel, Layout, convolution_of, st
 from nasfw.spaces.limits import dilation, kernel_size
 from nasfw.spaces.normalisation import quicken
 from nasfw.spaces.partly import PartlyAggregatedConv, divides, mixed_part, rest_part
-from nasfw.spaces.reduction import reduced
+from nasfw.spaces.reduction import described, reduced
 from nasfw.spaces.traced import check_positive, check_settings, chosen_backbone, fresh, met
 from nasfw.values import UsageError
 
@@ -118,9 +117,7 @@ class AggConv(SearchSpace):
     @property
     def description(self) -> str:
         """The backbone and its size, in words."""
-        chosen = {"depth": self.depth, "channels": self.channels, "width": self.width}
-        sizes = [f"{n} {v}" for n, v in chosen.items() if v is not None and (n, v) != ("width", 1)]
-        return ", ".join([f"backbone {called(self._name)}", *sizes])
+        return described(self, self._name)
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The backbone with the chosen kernels; convolutions that keep their own are untouched."""
@@ -141,15 +138,7 @@ class AggConv(SearchSpace):
 
     def reduced(self, flops: float) -> AggConv:
         """The space with fewer layers and channels of its built-in backbone, if these are the defaults."""
-        if (self.width, self.depth, self.channels) != (1, None, None):
-            return self
-
-        def cost(depth: int | None, channels: int | None) -> float:
-            smaller = replace(self, depth=depth, channels=channels)
-            return forward_flops(smaller._fresh(), self.task.input_shape)
-
-        depth, channels = reduced(self._name, cost, flops)
-        return self if channels is None else replace(self, depth=depth, channels=channels)
+        return reduced(self, self._name, AggConv._fresh, flops)
 
     def supernet(self) -> AggConvSupernet:
         """The backbone with all kernels of every searched convolution."""

@@ -55,7 +55,7 @@ class Folding:
         found = numbers(option)
         if option == "zero":
             return self._found(0.0, {}, True)
-        if option in ("skip", "pool"):
+        if option == "skip":
             return self._same(1)
         if "pool" in found:
             return self._same(found["pool"])
@@ -93,12 +93,10 @@ class Folding:
             firsts = [_firsts([t % a.size for t in own]) for own, a in zip(taps, self._axes, strict=True)]
             products = products * reduce(lambda a, b: a[..., None] * b, firsts)[..., None, None]
         weight = products / squares.clamp_min(1.0)[..., None, None]
-        dims = self.site.dims
+        projection = float((weight * products).sum())
         # The last axis comes last, and outputs before inputs.
-        weight = weight.permute(dims + 1, dims, *range(dims - 1, -1, -1))
-        return self._found(
-            float((weight * _turned(products, dims)).sum()), {f"{prefix}weight": weight}, False, prefix
-        )
+        turned = weight.permute(*reversed(range(weight.ndim)))
+        return self._found(projection, {f"{prefix}weight": turned}, False, prefix)
 
     def _same(self, size: int) -> Fold:
         """The nearest multiple of the mean over ``size`` positions of each axis, channel by channel."""
@@ -141,12 +139,8 @@ class Folding:
 def axis_matrices(frame: Frame, matrices: Sequence[Tensor], synthesis: bool) -> list[Tensor]:
     """M or K as one complex matrix for each axis, [frequencies, size] or [results, frequencies]."""
     complexes = [torch.complex(*p.double().cpu()) for p in matrices]
-    found = []
-    if frame.divided:
-        grid, *rest = frame.grids[0], *complexes[2:]
-        found.append(_joined(frame, complexes, synthesis))
-        complexes, rest = [], rest
-    found += [c[0] for c in complexes]
+    # Two stages are there only where there is no other axis.
+    found = [_joined(frame, complexes, synthesis)] if frame.divided else [c[0] for c in complexes]
     if synthesis:
         return found
     for i, (grid, index) in enumerate(zip(frame.grids, frame.index, strict=True)):
@@ -214,10 +208,6 @@ def _across(matrices: Sequence[Tensor], x: Tensor) -> Tensor:
     for axis, matrix in enumerate(matrices):
         x = torch.tensordot(matrix, x, ([1], [axis])).movedim(0, axis)
     return x
-
-
-def _turned(x: Tensor, dims: int) -> Tensor:
-    return x.permute(dims + 1, dims, *range(dims - 1, -1, -1))
 
 
 def _centred(k: int, d: int) -> list[int]:

@@ -1,8 +1,16 @@
-"""Smaller built-in backbones, for runs that may take minutes only."""
+"""How large a space's backbone is, in words, and smaller ones for runs that may take minutes only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import Field, replace
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from torch import nn
+
+from nasfw.contracts import Task
+from nasfw.flops import forward_flops
+from nasfw.spaces.exported import called
 
 # What to try, by falling cost: layers and channels of the first block.
 _SMALLER: Mapping[str, tuple[tuple[int | None, int], ...]] = {
@@ -13,16 +21,42 @@ _SMALLER: Mapping[str, tuple[tuple[int | None, int], ...]] = {
 }
 
 
-def reduced(
-    backbone: str, cost: Callable[[int | None, int | None], float], flops: float
-) -> tuple[int | None, int | None]:
-    """Depth and channels with which ``cost`` is at most ``flops``, or the smallest there are.
+class Sized(Protocol):
+    """A space, a dataclass, of networks on a backbone whose size its user may choose."""
 
-    None stands for the backbone's own, also where it is none of the built-in ones.
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def depth(self) -> int | None: ...
+    @property
+    def channels(self) -> int | str | None: ...
+
+
+Space = TypeVar("Space", bound=Sized)
+
+
+def described(space: Sized, backbone: str) -> str:
+    """The backbone and its size, in words."""
+    chosen = {"depth": space.depth, "channels": space.channels, "width": space.width}
+    sizes = [f"{n} {v}" for n, v in chosen.items() if v is not None and (n, v) != ("width", 1)]
+    return ", ".join([f"backbone {called(backbone)}", *sizes])
+
+
+def reduced(space: Space, backbone: str, network: Callable[[Space], nn.Module], flops: float) -> Space:
+    """The space with fewer layers and channels of its built-in backbone, if these are the defaults.
+
+    The first whose plain ``network`` takes at most ``flops``, or the smallest there is; the space itself
+    where there is none.
     """
-    chosen: tuple[int | None, int | None] = (None, None)
-    for smaller in _SMALLER.get(backbone, ()):
-        if cost(*chosen) <= flops:
+    if (space.width, space.depth, space.channels) != (1, None, None):
+        return space
+    found = space
+    for depth, channels in _SMALLER.get(backbone, ()):
+        if forward_flops(network(found), space.task.input_shape) <= flops:
             break
-        chosen = smaller
-    return chosen
+        found = replace(space, depth=depth, channels=channels)
+    return found

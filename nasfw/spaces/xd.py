@@ -18,7 +18,7 @@ from nasfw.spaces.backbones import INITIALISED, accepts, find, initialise, locat
 from nasfw.spaces.choices import ChoiceSupernet, Mixed
 from nasfw.spaces.exported import called
 from nasfw.spaces.named import check_options, operation, possible, started
-from nasfw.spaces.reduction import reduced
+from nasfw.spaces.reduction import described, reduced
 from nasfw.spaces.site import Site, site_of
 from nasfw.spaces.traced import check_positive, check_settings, chosen_backbone, fresh, met
 from nasfw.values import Unsupported, UsageError
@@ -104,9 +104,7 @@ class XD(SearchSpace):
     @property
     def description(self) -> str:
         """The backbone and its size, in words."""
-        chosen = {"depth": self.depth, "channels": self.channels, "width": self.width}
-        sizes = [f"{n} {v}" for n, v in chosen.items() if v is not None and (n, v) != ("width", 1)]
-        return ", ".join([f"backbone {called(self._name)}", *sizes])
+        return described(self, self._name)
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The backbone with the chosen operations; convolutions that stay are untouched.
@@ -126,15 +124,7 @@ class XD(SearchSpace):
 
     def reduced(self, flops: float) -> XD:
         """The space with fewer layers and channels of its built-in backbone, if these are the defaults."""
-        if (self.width, self.depth, self.channels) != (1, None, None):
-            return self
-
-        def cost(depth: int | None, channels: int | None) -> float:
-            smaller = replace(self, depth=depth, channels=channels)
-            return forward_flops(smaller._fresh(), self.task.input_shape)
-
-        depth, channels = reduced(self._name, cost, flops)
-        return self if channels is None else replace(self, depth=depth, channels=channels)
+        return reduced(self, self._name, XD._fresh, flops)
 
     def supernet(self) -> ChoiceSupernet:
         """The backbone with all operations in the place of every searched convolution."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from nasfw.folding import Fold, Foldable, Replacement, Report, name_of
 from nasfw.proposals import Judge, choose, rating_passes
 from nasfw.strategies.parameters import Candidates, Epochs, Fraction, Proposals
 from nasfw.tradeoff import Array
+from nasfw.workloads import recipe_of
 
 # Validation samples that the loss of a replacement is computed on.
 _SAMPLES = 512
@@ -72,7 +72,7 @@ class XD(Strategy):
         rated = min(self.proposals, problem.space.size) * rating_passes(problem)
         scanned = options * training.forward_passes(problem.task, self._scanned(problem))
         tuned = count * self._tuning(problem).passes
-        first = self._recipe(problem).passes * self._cost(problem)
+        first = recipe_of(problem, self).passes * self._cost(problem)
         return Workload(count, first + scanned + rated + tuned)
 
     def search(self, problem: Problem, evaluate: Evaluate) -> None:
@@ -88,7 +88,7 @@ class XD(Strategy):
 
     def train(self, problem: Problem, evaluate: Evaluate) -> nn.Module:
         """The network of the universal architecture, trained."""
-        model, recipe = problem.space.build(problem.space.universal), self._recipe(problem)
+        model, recipe = problem.space.build(problem.space.universal), recipe_of(problem, self)
         checkpoint = problem.folder / "checkpoints" / "universal.pt"
         training.fit(model, problem.task, recipe, "train", problem.compute, checkpoint, "training operations")
         evaluate.spend(recipe.passes * self._cost(problem))
@@ -149,10 +149,10 @@ class XD(Strategy):
 
     def _folds(self, problem: Problem, model: nn.Module) -> dict[str, Mapping[Option, Fold]]:
         found = {}
-        for name, options in problem.space.decisions.items():
+        decisions = problem.space.decisions.items()
+        for (name, options), own in zip(decisions, problem.space.universal, strict=True):
             layer = model.get_submodule(name)
             assert isinstance(layer, Foldable)
-            own = problem.space.universal[list(problem.space.decisions).index(name)]
             found[name] = layer.folded([o for o in options if o != own])
         return found
 
@@ -161,14 +161,6 @@ class XD(Strategy):
             if not isinstance(model.get_submodule(name), Foldable):
                 kind = type(model.get_submodule(name)).__name__
                 raise Unsupported(f"{kind} at {name} does not say which operations it is near to")
-
-    def _recipe(self, problem: Problem) -> Recipe:
-        return replace(
-            problem.recipe,
-            epochs=self.epochs or problem.recipe.epochs,
-            fraction=self.fraction or problem.recipe.fraction,
-            seed=problem.seed,
-        )
 
     def _tuning(self, problem: Problem) -> Recipe:
         return replace(problem.recipe, epochs=round(self.tuning * problem.recipe.epochs))
@@ -223,7 +215,8 @@ class Folded(Supernet):
 
 def _state(judge: Judge, architecture: Architecture) -> Mapping[str, Tensor]:
     """The weights with which an architecture was ranked, its batch statistics included."""
-    return copy.deepcopy(dict(judge.candidate(architecture).model.state_dict()))
+    # Computed again for the few that are trained, with the same result, rather than kept for all rated ones.
+    return judge.candidate(architecture).model.state_dict()
 
 
 def _finite(row: Array) -> Array:

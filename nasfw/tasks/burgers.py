@@ -11,7 +11,7 @@ import numpy as np
 from nasfw.tasks.arrays import ArraysTask
 from nasfw.tasks.cache import cached
 from nasfw.tasks.darcy import check_sizes
-from nasfw.tasks.generated import GeneratedTask
+from nasfw.tasks.generated import GeneratedTask, dense
 from nasfw.tasks.reading import Array
 from nasfw.values import UsageError
 
@@ -45,17 +45,7 @@ class Burgers(GeneratedTask):
     @cached_property
     def arrays(self) -> ArraysTask:
         made = cached("burgers", [_VERSION, self.parameters], self._make)
-        start, end, n = made["start"], made["end"], self.samples
-        return ArraysTask(
-            start[:n],
-            end[:n],
-            x_test=start[n:],
-            y_test=end[n:],
-            kind="dense_regression",
-            channels="first",
-            seed=self.seed,
-            permuted=self.permuted,
-        )
+        return dense(made["start"], made["end"], self.samples, "first", self.seed, self.permuted)
 
     def _make(self) -> dict[str, Array]:
         rng = np.random.default_rng(self.seed)

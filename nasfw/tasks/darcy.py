@@ -10,7 +10,7 @@ import numpy as np
 
 from nasfw.tasks.arrays import ArraysTask
 from nasfw.tasks.cache import cached
-from nasfw.tasks.generated import GeneratedTask
+from nasfw.tasks.generated import GeneratedTask, dense
 from nasfw.tasks.reading import Array
 from nasfw.values import UsageError
 
@@ -41,17 +41,7 @@ class Darcy(GeneratedTask):
     @cached_property
     def arrays(self) -> ArraysTask:
         made = cached("darcy", [_VERSION, self.parameters], self._make)
-        a, u, n = made["a"], made["u"], self.samples
-        return ArraysTask(
-            a[:n],
-            u[:n],
-            x_test=a[n:],
-            y_test=u[n:],
-            kind="dense_regression",
-            channels="none",
-            seed=self.seed,
-            permuted=self.permuted,
-        )
+        return dense(made["a"], made["u"], self.samples, "none", self.seed, self.permuted)
 
     def _make(self) -> dict[str, Array]:
         rng = np.random.default_rng(self.seed)

@@ -14,6 +14,7 @@ from torch import Tensor
 from nasfw.contracts import Task
 from nasfw.tasks.arrays import ArraysTask
 from nasfw.tasks.meaning import Meaning
+from nasfw.tasks.reading import Array, Channels
 from nasfw.values import Recipe, Split
 
 
@@ -73,3 +74,20 @@ class GeneratedTask(Task):
     def __getstate__(self) -> dict[str, Any]:
         """The parameters alone: another process makes the data again, or finds them in the cache."""
         return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+
+def dense(x: Array, y: Array, samples: int, channels: Channels, seed: int, permuted: bool) -> ArraysTask:
+    """Predicting ``y`` from ``x`` at every position; what comes after the first ``samples`` is for the test.
+
+    Where the ``channels`` are, ``seed`` and ``permuted`` are those of ``ArraysTask``.
+    """
+    return ArraysTask(
+        x[:samples],
+        y[:samples],
+        x_test=x[samples:],
+        y_test=y[samples:],
+        kind="dense_regression",
+        channels=channels,
+        seed=seed,
+        permuted=permuted,
+    )

@@ -12,7 +12,7 @@ import numpy as np
 from nasfw.tasks.arrays import ArraysTask
 from nasfw.tasks.cache import cached
 from nasfw.tasks.darcy import check_sizes
-from nasfw.tasks.generated import GeneratedTask
+from nasfw.tasks.generated import GeneratedTask, dense
 from nasfw.tasks.reading import Array
 from nasfw.values import UsageError
 
@@ -57,20 +57,10 @@ class NavierStokes(GeneratedTask):
     @cached_property
     def arrays(self) -> ArraysTask:
         made = cached("navier_stokes", [_VERSION, self.parameters], self._make)
-        maps, n = made["maps"], self.samples
-        start, end = np.broadcast_to(made["start"][:, None], maps.shape), maps
+        start, end = np.broadcast_to(made["start"][:, None], made["maps"].shape), made["maps"]
         if self.steps == 1:
             start, end = start[:, 0], end[:, 0]
-        return ArraysTask(
-            start[:n],
-            end[:n],
-            x_test=start[n:],
-            y_test=end[n:],
-            kind="dense_regression",
-            channels="none",
-            seed=self.seed,
-            permuted=self.permuted,
-        )
+        return dense(start, end, self.samples, "none", self.seed, self.permuted)
 
     def _make(self) -> dict[str, Array]:
         rng = np.random.default_rng(self.seed)

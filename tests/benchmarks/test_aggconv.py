@@ -9,7 +9,6 @@ import pytest
 
 from nasfw.benchmarks import subjects
 from nasfw.benchmarks.subjects import MODES, PLAIN, PUBLISHED, Shapes
-from nasfw.benchmarks.timing import clock, interleaved
 
 # The published layer takes gigabytes and minutes for the default kernels of maps.
 KERNEL_SIZES, DILATIONS = (3, 5, 7), (1, 3, 7)
@@ -17,28 +16,16 @@ MAPS = subjects.layout(8, (16, 16), KERNEL_SIZES, DILATIONS)
 BATCH = 8
 
 
-def compare(benchmark, passes, way, *references):
-    """Time ``way`` for the benchmark, and keep its ratio to each of the ``references``."""
-    rounds = 1 if benchmark.disabled else 7
-    timings, skipped = interleaved(passes, rounds, clock(1, "cpu"))
-    assert skipped == {}
-    for reference in references:
-        ratio = timings[way].over(timings[reference])
-        benchmark.extra_info[f"times {reference}"] = ratio.median
-        benchmark.extra_info[f"times {reference}, quartiles"] = [ratio.low, ratio.high]
-    benchmark.pedantic(passes[way], rounds=rounds)
-
-
 @pytest.mark.parametrize("way", [*MODES, PUBLISHED])
-def test_a_layer_against_the_plain_convolution(benchmark, way):
+def test_a_layer_against_the_plain_convolution(compare, way):
     """At most 6 times are wanted of the mode auto, for 16 channels, 32 x 32 pixels and batch 64."""
     passes = {
         name: subjects.layer_pass(subjects.make_layer(name, MAPS), MAPS, BATCH) for name in (way, PLAIN)
     }
-    compare(benchmark, passes, way, PLAIN)
+    compare(passes, way, PLAIN)
 
 
-def test_many_kernels_against_few(benchmark):
+def test_many_kernels_against_few(compare):
     """49 kernels shall cost at most twice what 4 do."""
     passes = {}
     for c in (2, 7):
@@ -46,7 +33,7 @@ def test_many_kernels_against_few(benchmark):
         layout = subjects.layout(8, (1000,), sizes, dilations)
         name = f"{len(layout.kernels)} kernels"
         passes[name] = subjects.layer_pass(subjects.make_layer("auto", layout), layout, BATCH)
-    compare(benchmark, passes, "49 kernels", "4 kernels")
+    compare(passes, "49 kernels", "4 kernels")
 
 
 @pytest.mark.slow
@@ -63,7 +50,7 @@ def test_many_kernels_against_few(benchmark):
     ],
 )
 def test_a_supernet_step_against_the_backbone_and_the_published_supernet(
-    benchmark, backbone, shape, settings, depthwise
+    compare, backbone, shape, settings, depthwise
 ):
     """At most 5 backbone steps are wanted for maps and 2.5 for series; depthwise 2.8 and 0.5."""
     space = subjects.space(Shapes(shape, (10,), BATCH), backbone, depthwise=depthwise, **settings)
@@ -72,4 +59,4 @@ def test_a_supernet_step_against_the_backbone_and_the_published_supernet(
         "supernet": subjects.supernet_step(space),
         PUBLISHED: subjects.supernet_step(space, as_published=True),
     }
-    compare(benchmark, passes, "supernet", "backbone", PUBLISHED)
+    compare(passes, "supernet", "backbone", PUBLISHED)

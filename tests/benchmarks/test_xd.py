@@ -18,7 +18,6 @@ from torch import nn
 from nasfw.benchmarks import memory, xd
 from nasfw.benchmarks.published import PublishedXD
 from nasfw.benchmarks.subjects import PLAIN, PUBLISHED
-from nasfw.benchmarks.timing import clock, interleaved, using
 from nasfw.benchmarks.xd import BLOCKS, BUTTERFLIES, FOLDED, FOURIER, LAST, NAMED, QUICK
 from nasfw.spaces.kaleidoscope import Kaleidoscope, dense
 from nasfw.spaces.site import Site, site_of
@@ -26,52 +25,42 @@ from nasfw.spaces.site import Site, site_of
 PASSES = {"train": xd.train_pass, "inference": xd.inference_pass}
 
 
-def compare(benchmark, make_pass, case, way, *references):
-    """Time ``way`` for the benchmark, and keep its ratio to each of the ``references``."""
-    rounds = 1 if benchmark.disabled else 7
-    with using(1):
-        passes = {name: make_pass(name, case) for name in (way, *references)}
-        timings, skipped = interleaved(passes, rounds, clock(1, "cpu"))
-        assert skipped == {}
-        for reference in references:
-            ratio = timings[way].over(timings[reference])
-            benchmark.extra_info[f"times {reference}"] = ratio.median
-            benchmark.extra_info[f"times {reference}, quartiles"] = [ratio.low, ratio.high]
-        benchmark.pedantic(passes[way], rounds=rounds)
+@pytest.fixture
+def compare_layers(compare):
+    """``compare`` for layers in the place of one convolution."""
+
+    def compare_layers(make_pass, case, *ways):
+        compare({way: make_pass(way, case) for way in ways}, *ways)
+
+    return compare_layers
 
 
 @pytest.mark.parametrize("circular", [True, False])
 @pytest.mark.parametrize("what", list(PASSES))
 @pytest.mark.parametrize("way", [BLOCKS, BUTTERFLIES, FOURIER])
-def test_maps_against_the_plain_convolution(benchmark, what, way, circular):
+def test_maps_against_the_plain_convolution(compare_layers, what, way, circular):
     """For 32 channels, 85 x 85 pixels, 13 x 13 taps and batch 20 at most 0.5 is wanted, in inference 0.35."""
-    compare(benchmark, PASSES[what], replace(QUICK.maps, circular=circular), way, PLAIN, LAST)
+    compare_layers(PASSES[what], replace(QUICK.maps, circular=circular), way, PLAIN, LAST)
 
 
 @pytest.mark.parametrize("circular", [True, False])
 @pytest.mark.parametrize("way", [BLOCKS, BUTTERFLIES])
-def test_series_against_the_plain_convolution_and_the_published_technique(benchmark, way, circular):
+def test_series_against_the_plain_convolution_and_the_published_technique(compare_layers, way, circular):
     """For 64 channels, 1,024 points, 17 taps and batch 20 at most 2 times and one eighth are wanted."""
-    compare(benchmark, xd.train_pass, replace(QUICK.series, circular=circular), way, PLAIN, PUBLISHED)
+    compare_layers(xd.train_pass, replace(QUICK.series, circular=circular), way, PLAIN, PUBLISHED)
 
 
 @pytest.mark.parametrize("what", list(PASSES))
-def test_a_folded_layer_against_the_convolution_that_it_became(benchmark, what):
+def test_a_folded_layer_against_the_convolution_that_it_became(compare_layers, what):
     """One time is wanted: it is that convolution."""
-    compare(benchmark, PASSES[what], QUICK.maps, FOLDED, NAMED)
+    compare_layers(PASSES[what], QUICK.maps, FOLDED, NAMED)
 
 
 @pytest.mark.parametrize("way", [BLOCKS, BUTTERFLIES])
-def test_long_series_against_short_ones(benchmark, way):
+def test_long_series_against_short_ones(compare, way):
     """From 64 to 8,192 points the time shall grow with the power of at most 1.5, which is 16 times at 512."""
     lengths = {f"{n} points": replace(QUICK.swept, size=(n,)) for n in (512, 64)}
-    more, less = lengths
-    rounds = 1 if benchmark.disabled else 7
-    with using(1):
-        passes = {name: xd.train_pass(way, case) for name, case in lengths.items()}
-        timings, _ = interleaved(passes, rounds, clock(1, "cpu"))
-        benchmark.extra_info[f"times {less}"] = timings[more].over(timings[less]).median
-        benchmark.pedantic(passes[more], rounds=rounds)
+    compare({name: xd.train_pass(way, case) for name, case in lengths.items()}, *lengths)
 
 
 @pytest.mark.slow

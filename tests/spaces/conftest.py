@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nasfw.contracts import Recipe, Split, Task
 
@@ -48,6 +50,27 @@ class ShapeTask(Task):
 @pytest.fixture
 def task() -> Callable[..., ShapeTask]:
     return ShapeTask
+
+
+class Inner(nn.Module):
+    """Has a width, and reads values while it runs."""
+
+    def __init__(self, input_shape, output_shape, width=1) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(input_shape[0], 4 * width, 3, padding="same")
+        self.out = nn.Linear(4 * width, output_shape[0])
+
+    def forward(self, x):
+        scale = max(1.0, float(x.abs().max()))
+        return self.out(self.conv(x / scale).mean(2))
+
+
+@pytest.fixture
+def own(request, monkeypatch):
+    """Makes the networks of a test's file, and Inner, reachable as "own:name"."""
+    module = ModuleType("own")
+    vars(module).update(vars(request.module), Inner=Inner)
+    monkeypatch.setitem(sys.modules, "own", module)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import pickle
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from nasfw.flops import forward_flops
 from nasfw.mixtures import gumbel_softmax, one_hot, uniform
 from nasfw.spaces.aggconv import AggConv
 from nasfw.spaces.aggregated import AggregatedConv
-from nasfw.spaces.backbones import tcn, wrn, wrn1d
 from nasfw.spaces.choice import Choice
 from nasfw.spaces.kernels import Convolution, Layout
 from nasfw.spaces.partly import PartlyAggregatedConv
@@ -21,6 +17,8 @@ from nasfw.spaces.speed import Way, expected, fastest
 from nasfw.spaces.transforms import smooth
 from nasfw.testing.contracts import SpaceContract
 from nasfw.values import Unsupported, UsageError
+
+pytestmark = pytest.mark.usefixtures("own")
 
 
 class LeNet(nn.Module):
@@ -39,19 +37,6 @@ class LeNet(nn.Module):
         x = torch.tanh(self.conv1(x))
         x = torch.tanh(self.wide(self.conv2(x)))
         return self.head(torch.tanh(self.squeeze(x))).mean((2, 3))
-
-
-class Inner(nn.Module):
-    """Has a width, and reads values while it runs."""
-
-    def __init__(self, input_shape, output_shape, width=1) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(input_shape[0], 4 * width, 3, padding="same")
-        self.out = nn.Linear(4 * width, output_shape[0])
-
-    def forward(self, x):
-        scale = max(1.0, float(x.abs().max()))
-        return self.out(self.conv(x / scale).mean(2))
 
 
 class Odd(nn.Module):
@@ -80,24 +65,6 @@ class Pyramid(nn.Module):
 
     def forward(self, x):
         return self.conv(x).mean(2) + self.conv(x[..., ::3]).mean(2)
-
-
-def without_convolution():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-
-
-def wrong_output():
-    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
-
-
-def cannot_run():
-    return nn.Sequential(nn.Conv2d(7, 2, 3), nn.Flatten())
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch):
-    """Makes the networks of this file reachable as "own:name"."""
-    monkeypatch.setitem(sys.modules, "own", sys.modules[__name__])
 
 
 def outputs_equal(space, architecture, supernet):
@@ -147,20 +114,6 @@ def test_modes_agree_on_the_whole_network(task, mode):
     supernet.load_state_dict(reference.state_dict())
     x, mixture = torch.randn(2, 1, 6, 6), gumbel_softmax([torch.zeros(16)] * 13)
     torch.testing.assert_close(supernet(x, mixture), reference(x, mixture), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("factory", "name", "inputs"), [(wrn, "wrn", (1, 8, 8)), (wrn1d, "wrn1d", (1, 8)), (tcn, "tcn", (1, 8))]
-)
-def test_default_is_the_plain_backbone(task, factory, name, inputs):
-    space = AggConv(task(inputs, (3,)), backbone=name)
-    torch.manual_seed(1)
-    built = space.build(space.default).eval()
-    torch.manual_seed(1)
-    plain = factory(inputs, (3,)).eval()
-    assert list(built.state_dict()) == list(plain.state_dict())
-    x = torch.randn(2, *inputs)
-    assert torch.equal(built(x), plain(x))
 
 
 def test_decisions_of_wrn_are_the_papers(task):
@@ -228,47 +181,11 @@ def test_backbone_without_width_is_not_enlarged(task):
     assert space.enlarged() is space
 
 
-def test_width_of_a_users_backbone_is_enlarged(task):
-    space = AggConv(task((2, 9), (3,)), backbone="own:Inner")
-    assert space.enlarged().build(space.default).conv.out_channels == 16
-
-
-@pytest.mark.parametrize(("inputs", "name"), [((1, 8, 8), "wrn"), ((1, 32), "wrn1d"), ((1, 32), "tcn")])
-def test_reduced_fits_the_limit_or_is_the_smallest(task, inputs, name):
-    space = AggConv(task(inputs, (3,)), backbone=name)
-
-    def cost(s):
-        return forward_flops(s.build(s.default), inputs)
-
-    assert space.reduced(cost(space)) is space
-    half = space.reduced(cost(space) / 2)
-    assert cost(half) <= cost(space) / 2
-    smallest = space.reduced(0.0)
-    assert 0 < cost(smallest) < cost(half)
-    assert smallest.reduced(0.0) == smallest
-
-
-def test_a_size_that_was_asked_for_is_not_reduced(task):
-    for settings in ({"width": 2}, {"depth": 22}, {"channels": 24}):
-        space = AggConv(task((1, 8, 8), (3,)), backbone="wrn", **settings)
-        assert space.reduced(0.0) is space
-    own = AggConv(task((2, 9), (3,)), backbone="own:Inner")
-    assert own.reduced(0.0) is own
-
-
 def test_the_papers_channels_leave_other_backbones_alone(task):
     narrow = AggConv(task((1, 32), (3,)), channels="paper")
     assert narrow.build(narrow.default).blocks[0].conv1.out_channels == 4
     maps = AggConv(task((1, 8, 8), (3,)), channels="paper")
     assert maps.build(maps.default).stem.out_channels == 16
-
-
-def test_looking_at_the_decisions_leaves_the_random_stream_alone(task):
-    torch.manual_seed(5)
-    expected_draw = torch.rand(3)
-    torch.manual_seed(5)
-    assert AggConv(task()).decisions
-    assert torch.equal(torch.rand(3), expected_draw)
 
 
 def test_depthwise_supernet_is_smaller_and_its_networks_are_dense(task):
@@ -312,14 +229,6 @@ def test_weights_are_copies(task):
     assert all(torch.equal(kept[k], before[k]) for k in before)
 
 
-def test_space_survives_pickling(task):
-    space = AggConv(task((1, 8, 8), (3,)), preset="baby")
-    assert space.decisions
-    copy = pickle.loads(pickle.dumps(space))
-    assert copy == space
-    assert copy.decisions == space.decisions
-
-
 @pytest.mark.parametrize("architecture", [("k3d1",) * 12, ("k3d1",) * 14, ("k4d1",) * 13, ("skip",) * 13])
 def test_architecture_of_another_space_is_refused(task, architecture):
     space = AggConv(task((1, 8, 8), (3,)))
@@ -344,33 +253,11 @@ def test_mixture_of_another_space_is_refused(task, mixture):
         ({"kernel_sizes": (-3,)}, "not possible: -3"),
         ({"kernel_sizes": ()}, "at least one number"),
         ({"dilations": (0,)}, "dilation below 1 is not possible: 0"),
-        ({"width": 0}, "width 0"),
-        ({"final_width": 0}, "final_width 0"),
-        ({"channels": 0}, "channels 0"),
     ],
 )
 def test_impossible_settings_are_refused_at_once(task, settings, message):
     with pytest.raises(UsageError, match=message):
         AggConv(task(), **settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "inputs", "message"),
-    [
-        ({"backbone": "wnr"}, (1, 8, 8), "did you mean 'wrn'"),
-        ({"backbone": "wrn1d"}, (1, 8, 8), "is for series"),
-        ({}, (1, 2, 3, 4), "no built-in backbone"),
-        ({}, (5,), "no built-in backbone"),
-        ({"width": 2}, (1, 8), "has no parameter width"),
-        ({"depth": 16}, (1, 8), "has no parameter depth"),
-        ({"backbone": "own:without_convolution"}, (1, 8, 8), "no convolution to search"),
-        ({"backbone": "own:wrong_output"}, (1, 8, 8), r"gives an output of shape \(72,\)"),
-        ({"backbone": "own:cannot_run"}, (1, 8, 8), "cannot process an input of shape"),
-    ],
-)
-def test_backbones_that_do_not_fit_are_explained(task, settings, inputs, message):
-    with pytest.raises(UsageError, match=message):
-        _ = AggConv(task(inputs, (3,)), **settings).decisions
 
 
 def test_smooth_lengths():

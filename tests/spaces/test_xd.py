@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +12,6 @@ from nasfw.contracts import Recipe
 from nasfw.flops import forward_flops
 from nasfw.mixtures import one_hot, uniform
 from nasfw.optimisers import transforms
-from nasfw.spaces.backbones import tcn, wrn, wrn1d
-from nasfw.spaces.pde import pde
 from nasfw.spaces.xd import XD
 from nasfw.spaces.xd_layers import FourierConv, XDConv
 from nasfw.testing.contracts import SpaceContract
@@ -23,7 +19,10 @@ from nasfw.training import fit
 from nasfw.values import Unsupported, UsageError
 
 # Torch announces that it will copy, which is not what is tested.
-pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths"),
+    pytest.mark.usefixtures("own"),
+]
 
 OPTIONS = ("k3d2", "pool3", "skip", "zero", "permuted", "fourier2", "xd")
 
@@ -48,19 +47,6 @@ class Many(nn.Module):
     def forward(self, x):
         x = self.body(self.conv2(torch.tanh(self.conv1(x))))
         return self.head(torch.tanh(self.squeeze(x))).mean((2, 3))
-
-
-class Inner(nn.Module):
-    """Has a width, and reads values while it runs."""
-
-    def __init__(self, input_shape, output_shape, width=1) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(input_shape[0], 4 * width, 3, padding="same")
-        self.out = nn.Linear(4 * width, output_shape[0])
-
-    def forward(self, x):
-        scale = max(1.0, float(x.abs().max()))
-        return self.out(self.conv(x / scale).mean(2))
 
 
 class Own(nn.Conv1d):
@@ -102,24 +88,6 @@ class One(nn.Module):
         return self.conv(x)
 
 
-def without_convolution():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-
-
-def wrong_output():
-    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
-
-
-def cannot_run():
-    return nn.Sequential(nn.Conv2d(7, 2, 3), nn.Flatten())
-
-
-@pytest.fixture(autouse=True)
-def _importable(monkeypatch):
-    """Makes the networks of this file reachable as "own:name"."""
-    monkeypatch.setitem(sys.modules, "own", sys.modules[__name__])
-
-
 SMALL = [
     ("own:Many", {}, (1, 13, 12), (3,)),
     ("own:One", {}, (2, 6, 5), (2, 6, 5)),
@@ -153,21 +121,6 @@ def test_one_hot_mixture_is_the_standalone_network(task, backbone, sizes, inputs
         torch.testing.assert_close(mixed, alone, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("factory", "inputs"), [(wrn, (1, 8, 8)), (wrn1d, (1, 8)), (tcn, (1, 8)), (pde, (1, 12))]
-)
-def test_default_is_the_plain_backbone(task, factory, inputs):
-    space = XD(task(inputs, (3,)), backbone=factory.__name__)
-    torch.manual_seed(1)
-    built = space.build(space.default).eval()
-    torch.manual_seed(1)
-    plain = factory(inputs, (3,)).eval()
-    assert set(space.default) == {"conv"}
-    assert list(built.state_dict()) == list(plain.state_dict())
-    x = torch.randn(2, *inputs)
-    assert torch.equal(built(x), plain(x))
-
-
 @every_backbone
 @pytest.mark.parametrize("kind", ["blocks", "butterflies"])
 def test_universal_starts_as_the_default_with_its_weights(task, backbone, sizes, inputs, outputs, kind):
@@ -176,6 +129,7 @@ def test_universal_starts_as_the_default_with_its_weights(task, backbone, sizes,
     plain = space.build(space.default).eval()
     torch.manual_seed(1)
     network = space.build(space.universal).eval()
+    assert set(space.default) == {"conv"}
     assert set(space.universal) == {"xd"}
     state = network.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in plain.state_dict().items())
@@ -373,53 +327,6 @@ def test_enlarged_is_wider_with_the_same_decisions(task):
     assert plain.enlarged() is plain
 
 
-def test_width_of_a_users_backbone_is_enlarged(task):
-    space = XD(task((2, 9), (3,)), "own:Inner", final_width=3)
-    assert space.enlarged().build(space.default).conv.out_channels == 12
-
-
-@pytest.mark.parametrize(
-    ("inputs", "outputs", "name"),
-    [((1, 8, 8), (3,), "wrn"), ((1, 32), (3,), "wrn1d"), ((1, 32), (1, 32), "pde")],
-)
-def test_reduced_fits_the_limit_or_is_the_smallest(task, inputs, outputs, name):
-    space = XD(task(inputs, outputs), backbone=name)
-
-    def cost(s):
-        return forward_flops(s.build(s.default), inputs)
-
-    assert space.reduced(cost(space)) == space
-    half = space.reduced(cost(space) / 2)
-    assert cost(half) <= cost(space) / 2
-    smallest = space.reduced(0.0)
-    assert 0 < cost(smallest) < cost(half)
-    assert smallest.reduced(0.0) == smallest
-
-
-def test_a_size_that_was_asked_for_is_not_reduced(task):
-    for sizes in ({"width": 2}, {"depth": 22}, {"channels": 24}):
-        space = XD(task((1, 8, 8), (3,)), "wrn", **sizes)
-        assert space.reduced(0.0) is space
-    own = XD(task((2, 9), (3,)), "own:Inner")
-    assert own.reduced(0.0) == own
-
-
-def test_looking_at_the_decisions_leaves_the_random_stream_alone(task):
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
-    assert XD(task()).decisions
-    assert torch.equal(torch.rand(3), expected)
-
-
-def test_space_survives_pickling(task):
-    space = XD(task((1, 8), (3,)))
-    assert space.decisions
-    copied = pickle.loads(pickle.dumps(space))
-    assert copied == space
-    assert copied.decisions == space.decisions
-
-
 @pytest.mark.parametrize("architecture", [(), ("conv",) * 2, ("k7d9",), ("xd2",)])
 def test_architecture_of_another_space_is_refused(task, architecture):
     space = XD(task((2, 6, 5), (2, 6, 5)), "own:One")
@@ -433,34 +340,12 @@ def test_architecture_of_another_space_is_refused(task, architecture):
     ("settings", "message"),
     [
         ({"options": ("xd", "k4d1")}, "no operation is called 'k4d1'"),
-        ({"width": 0}, "width 0"),
-        ({"final_width": 0}, "final_width 0"),
-        ({"channels": 0}, "channels 0"),
         ({"depth": 0}, "depth 0"),
     ],
 )
 def test_impossible_settings_are_refused_at_once(task, settings, message):
     with pytest.raises(UsageError, match=message):
         XD(task(), **settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "inputs", "message"),
-    [
-        ({"backbone": "wnr"}, (1, 8, 8), "did you mean 'wrn'"),
-        ({"backbone": "wrn1d"}, (1, 8, 8), "is for series"),
-        ({}, (1, 2, 3, 4, 5), "no built-in backbone"),
-        ({}, (5,), "no built-in backbone"),
-        ({"width": 2}, (1, 8), "has no parameter width"),
-        ({"depth": 16}, (1, 8), "has no parameter depth"),
-        ({"backbone": "own:without_convolution"}, (1, 8, 8), "no convolution to search"),
-        ({"backbone": "own:wrong_output"}, (1, 8, 8), r"gives an output of shape \(72,\)"),
-        ({"backbone": "own:cannot_run"}, (1, 8, 8), "cannot process an input of shape"),
-    ],
-)
-def test_backbones_that_do_not_fit_are_explained(task, settings, inputs, message):
-    with pytest.raises(UsageError, match=message):
-        _ = XD(task(inputs, (3,)), **settings).decisions
 
 
 class TestXDForMaps(SpaceContract):
