@@ -10,10 +10,11 @@ import types
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from nasfw.hints import brief, meant
@@ -75,7 +76,8 @@ def validated(
     UsageError names the parameter that is unknown, missing, or of the wrong type or range; ``owner`` is
     what the user calls the plugin.
     """
-    hints, fields = _hints(plugin), _fields(plugin, hidden)
+    _hints(plugin)  # refuses annotations that cannot be read, whatever is given
+    fields = _fields(plugin, hidden)
     for name in given:
         if name not in fields:
             raise UsageError(f"{owner} has no parameter {name!r}{suggestion(str(name), fields)}")
@@ -83,13 +85,18 @@ def validated(
     if missing:
         raise UsageError(f"{owner} needs the parameter {missing[0]!r}, which has no default")
     prefix = f"{owner}." if owner else ""
-    return {name: convert(prefix + name, hints[name], value) for name, value in given.items()}
+    return {name: convert(prefix + name, _model(plugin, name), value) for name, value in given.items()}
 
 
-def convert(label: str, hint: Any, value: Any) -> Any:
-    """``value`` as the type ``hint``; UsageError calls it ``label`` and says why it cannot be."""
-    # One model for each value: it accepts every annotation and name, which a type adapter does not.
-    model = create_model("Parameter", __config__=_CONFIG, value=(hint, ...))
+@lru_cache(maxsize=1024)
+def _model(plugin: type, name: str) -> type[BaseModel]:
+    """What converts one parameter; each has its own, which takes a millisecond or more to make."""
+    # A model accepts every annotation and name, which a type adapter does not.
+    return create_model("Parameter", __config__=_CONFIG, value=(_hints(plugin)[name], ...))
+
+
+def convert(label: str, model: type[BaseModel], value: Any) -> Any:
+    """``value`` by the ``model`` of a parameter; UsageError calls it ``label`` and says why it cannot be."""
     try:
         result = model(value=value).value  # type: ignore[attr-defined]
     except ValidationError as error:
@@ -148,6 +155,7 @@ def is_optional(f: dataclasses.Field[Any]) -> bool:
     return f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
 
 
+@lru_cache(maxsize=1024)
 def _hints(plugin: type) -> dict[str, Any]:
     try:
         return typing.get_type_hints(plugin, include_extras=True)

@@ -7,6 +7,11 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says nothing where processes share the processor.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 # The tests use tiny networks: handing them to several threads takes longer than the work itself.
 torch.set_num_threads(1)

@@ -368,7 +368,8 @@ def test_saved_weights_reproduce_the_recorded_metric(kind):
     from nasfw.tasks.arrays import ArraysTask
 
     np.savez("kind.npz", **arrays(kind))
-    assert nasfw("run", "task=kind.npz", "folder=found", *TINY).exit_code == 0
+    small = ["spaces.channels=4", *(["spaces.depth=10"] if kind == "dense_regression" else [])]
+    assert nasfw("run", "task=kind.npz", "folder=found", *TINY, *small).exit_code == 0
     task, outcome = ArraysTask(file="kind.npz"), read(Path("found"))
     for network in (outcome.pick, outcome.plain, outcome.random):
         candidate = Candidate(None, task, (), "test")
@@ -512,12 +513,12 @@ def test_a_damaged_record_in_the_middle_is_named():
 
 
 @pytest.mark.parametrize("name", ["problem.json", "run.yaml"])
-@pytest.mark.parametrize("content", [b"{", b"\xff\xff", b"[]", b"{}"])
-def test_other_damaged_files_give_a_sentence(name, content):
+def test_other_damaged_files_give_a_sentence(name):
     assert nasfw("run", "task=my.npz", "folder=found", "final=false", *RANDOM[:-1]).exit_code == 0
-    Path("found", name).write_bytes(content)
-    said = refused("run", "task=my.npz", "folder=found", "final=false", *RANDOM[:-1])
-    assert "found" in said
+    for content in (b"{", b"\xff\xff", b"[]", b"{}"):
+        Path("found", name).write_bytes(content)
+        said = refused("run", "task=my.npz", "folder=found", "final=false", *RANDOM[:-1])
+        assert "found" in said
 
 
 def test_a_plugin_that_raises_is_named_and_the_others_work():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from nasfw import training
@@ -33,6 +34,13 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device on this machine"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path_factory):
+    """One test at a time has the card: memory and energy are those of the whole card."""
+    with FileLock(tmp_path_factory.getbasetemp().parent / "card.lock"):
+        yield
 
 
 @pytest.mark.parametrize("mode", ["results", "weights", "fourier"])

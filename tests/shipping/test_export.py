@@ -60,7 +60,7 @@ def images(tmp_path_factory):
     np.savez(place / "my.npz", x_train=PLAIN, y_train=LABELS, x_test=OTHERS, y_test=OTHER_LABELS)
     settings = {"strategy": {"random": {"trials": 2}}, "recipe": {"epochs": 4}, "yardsticks": []}
     settings |= {"spaces": {"aggconv": {"depth": 10, "channels": 4}}, "final": {"seeds": 1, "limit": 2}}
-    settings |= {"objectives": ["accuracy", "parameters"]}
+    settings |= {"objectives": ["accuracy", "parameters"], "export": False}
     nasfw.run(task=str(place / "my.npz"), folder=place / "run", effort=0.02, **settings)
     return place / "run", export.export(place / "run")
 
@@ -70,7 +70,7 @@ def toy(tmp_path_factory):
     """The folder of a tiny run on a task and a space made in Python: to be read only."""
     folder = tmp_path_factory.mktemp("toy") / "run"
     given = {"task": TASK, "spaces": SPACES["toyspace"], "strategy": {"random": {"trials": 6}}}
-    given |= {"objectives": ["accuracy", "parameters"]}
+    given |= {"objectives": ["accuracy", "parameters"], "export": False}
     nasfw.run(**given, recipe={"epochs": 2}, final={"seeds": 2}, folder=folder)
     return folder
 
