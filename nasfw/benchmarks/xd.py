@@ -20,7 +20,7 @@ from nasfw.benchmarks.published import PublishedXD
 from nasfw.benchmarks.subjects import PLAIN, PUBLISHED
 from nasfw.benchmarks.timing import Pass, Spread, slope, using
 from nasfw.hardware.machine import compute_name, environment
-from nasfw.spaces.named import operation
+from nasfw.spaces.named import operation, own
 from nasfw.spaces.site import CONVOLUTIONS, Site, site_of
 from nasfw.spaces.xd_layers import FourierConv, XDConv
 
@@ -112,14 +112,12 @@ def make(way: str, case: Case) -> nn.Module:
 
 def _folded(site: Site) -> nn.Module:
     """The operation that is nearest to an XD operation with three taps on every axis."""
-    layer = XDConv(site)
-    with torch.no_grad():
-        middle: Tensor = layer.weight
-        for dim, k in enumerate(site.kernel, 2):
-            middle = middle.narrow(dim, k // 2 - 1, 3)
-        taps = middle.clone()
-        layer.weight.zero_()
-        middle.copy_(taps)
+    layer, convolution = XDConv(site), own(site)
+    middle = torch.zeros(site.kernel)
+    middle[tuple(slice(k // 2 - 1, k // 2 + 2) for k in site.kernel)] = 1.0
+    state = convolution.state_dict()
+    convolution.load_state_dict({**state, "weight": state["weight"] * middle})
+    layer.start(convolution)
     fold = layer.folded([NAMED])[NAMED]
     made = operation(site, NAMED)
     made.load_state_dict(fold.weights)

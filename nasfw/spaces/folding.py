@@ -32,7 +32,8 @@ class Folding:
     def __init__(self, layer: Spectral) -> None:
         self.site, frame = layer.site, layer.frame
         with torch.no_grad():
-            m, k, diagonal = layer.parts()
+            m, k, made = layer.parts()
+            diagonal = made.whole()
             self.bias = None if layer.bias is None else layer.bias.detach()
             self.m = axis_matrices(frame, [p.detach() for p in m], False)
             self.k = axis_matrices(frame, [p.detach() for p in k], True)

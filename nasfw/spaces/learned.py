@@ -5,34 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasfw.orders import bit_reversal
 from nasfw.spaces.kaleidoscope import Kaleidoscope, dense, dft, extended, multiply, two_stage
 from nasfw.spaces.site import Site
 from nasfw.spaces.spectral import Frame, Transforms, mixed, paired
-from nasfw.spaces.waves import LONGEST, Axis, Grid
+from nasfw.spaces.waves import LONGEST, Axis, Grid, hartley
 
-# Entries of L stand for so many times their value, that is they move that much faster at the same rate.
-_TAPS = 4.0
+# At one rate, entries of L move so much faster, and those of K and M so much more slowly, than the functions
+# that they are made of would: an operation should rather learn what to do with frequencies than other ones
+# (Burgers' equation, 64 points, 20 epochs: error .028 with K and M thirty times slower or fixed, .032 else).
+_FASTER, _SLOWER = 4.0, 30.0
 
 
 class Blocks(nn.Module):
     """K, L and M as the matrices that are applied: dense ones, or of a long series two block-diagonal stages.
 
-    They start as those of a convolution and hold every butterfly of their size. They are kept in units in
-    which their entries are about 1, so that one learning rate suits all lengths. With a ``depth`` of more
-    than 1 each has so many factors: the others, identities at first, are on the side of the frequencies.
+    They start as those of a convolution and hold every butterfly of their size. They are kept in units that
+    do not depend on the length, so that one learning rate suits all. With a ``depth`` of more than 1 each has
+    so many factors: the others, identities at first, are on the side of the frequencies.
+
+    L is applied to a kernel's Hartley transform, see ``turned``. As kernels of smooth operations have few
+    frequencies, an optimiser that scales every gradient by itself learns these coefficients faster than taps
+    (Darcy flow, 17 x 17, 30 epochs: error .016 instead of .020).
     """
 
     def __init__(self, frame: Frame, depth: int = 1) -> None:
         super().__init__()
         self.frame = frame
         analysis, synthesis, taps = frame.analysis(), frame.synthesis(), frame.taps()
-        self.units = [float(m.abs().square().mean().sqrt()) for m in analysis]
+        self.units = [float(m.abs().square().mean().sqrt()) / _SLOWER for m in analysis]
         self.m = _parameters(m / u for m, u in zip(analysis, self.units, strict=True))
         self.k = _parameters(m / u for m, u in zip(synthesis, self.units, strict=True))
-        self.l = _parameters(m / _TAPS for m in taps)
+        self.l = _parameters(m @ hartley(m.shape[-1]).to(m) / _FASTER for m in taps)
         more = range(depth - 1)
         self.more_m, self.more_k, self.more_l = (
             nn.ModuleList(self._identity() for _ in more) for _ in range(3)
@@ -47,11 +54,20 @@ class Blocks(nn.Module):
         eyes = (torch.eye(n, dtype=torch.complex128).expand(batch, n, n) for batch, n in shapes)
         return _parameters(eyes)
 
+    @staticmethod
+    def turned(weight: Tensor) -> Tensor:
+        """The Hartley transform of kernels [co, ci / groups, *sizes], and of such transforms the kernels."""
+        for axis in range(2, weight.ndim):
+            weight = torch.tensordot(weight, hartley(weight.shape[axis]).to(weight), ([axis], [0])).movedim(
+                -1, axis
+            )
+        return weight
+
     def forward(self) -> Transforms:
         """The complex matrices of M, K and L, as [2, batch, to, from] each."""
         m = [p * unit for p, unit in zip(self.m, self.units, strict=True)]
         k = [p * unit for p, unit in zip(self.k, self.units, strict=True)]
-        taps = [p * _TAPS for p in self.l]
+        taps = [p * _FASTER for p in self.l]
         # Beside the frequencies: after M and L, before K.
         for factors in map(_tensors, self.more_m):
             m = [*m, *factors] if self.frame.divided else list(map(_times, factors, m))
@@ -100,6 +116,11 @@ class Butterflies(nn.Module):
             return nn.ParameterList(nn.Parameter(t.to(torch.get_default_dtype())) for t in twiddles)
 
         self.m, self.k, self.l = learned(False, True), learned(True, True), learned(False, False)
+
+    @staticmethod
+    def turned(weight: Tensor) -> Tensor:
+        """The kernels themselves are what L is applied to."""
+        return weight
 
     @staticmethod
     def make_frame(site: Site, depth: int) -> Frame:
@@ -164,6 +185,6 @@ def _stages(grid: Grid, k: Kaleidoscope, synthesis: bool) -> list[Tensor]:
 def _taps(grid: Grid, k: Kaleidoscope) -> Tensor:
     """What a kernel's taps become, [frequencies, taps]."""
     places = [-t % grid.points for t in grid.axis.taps]
-    units = torch.eye(grid.points, dtype=k.twiddle.dtype, device=k.twiddle.device)[places]
+    units = F.one_hot(torch.tensor(places, device=k.twiddle.device), grid.points).to(k.twiddle.dtype)
     reverse = bit_reversal(grid.points)
     return multiply(k, units)[:, [reverse[f] for f in grid.frequencies]].mT

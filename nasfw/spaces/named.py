@@ -172,7 +172,8 @@ def _pool(site: Site, k: int) -> nn.Module:
 
 def started(module: nn.Module, convolution: nn.Module) -> nn.Module:
     """``module``, with the weights of the convolution that it replaces if it has the same kernel."""
-    taking = module.convolution if isinstance(module, Permuted) else module
-    if isinstance(module, Permuted | XDConv):
-        taking.load_state_dict(convolution.state_dict(), strict=False)
+    if isinstance(module, Permuted):
+        module.convolution.load_state_dict(convolution.state_dict())
+    elif isinstance(module, XDConv):
+        module.start(convolution)
     return module

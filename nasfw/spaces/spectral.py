@@ -1,9 +1,10 @@
 """y = Re{K diag(D) M x} for maps x, as products of real matrices, one axis after the other.
 
-Complex numbers are pairs of real ones, and maps stand with their channels last: [positions, B, C]. Every axis
-is transformed by one batched product, whose result stands as the next one reads it, so that nothing is copied
-between them. The map's last axis comes first in the analysis M, and last in the synthesis K; of its
-frequencies half suffice, and it alone may be transformed in two stages.
+Complex numbers are pairs of real ones, and spectra stand with their channels last: [frequencies, 2, B, C].
+Every axis is transformed by one batched product, which reads maps of two axes as they lie in memory, and
+whose result stands as the next one reads it, so that little is copied. The map's last axis comes first in the
+analysis M, and last in the synthesis K; of its frequencies half suffice, and it alone may be transformed in
+two stages. Its columns are to these products what the second axis is otherwise: so many lines of positions.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nasfw.spaces.products import Diagonal
 from nasfw.spaces.waves import Grid
 
 # The matrices of M, of K and of L, each as pairs of real numbers, [2, batch, to, from], real parts first.
@@ -54,15 +56,12 @@ class Frame:
         return [len(grid.frequencies) for grid in self.grids]
 
     @property
-    def beside(self) -> int:
-        """To how many columns, or rows of the next axis, the first matrix of M is applied at once."""
+    def lines(self) -> tuple[int, int]:
+        """How many vectors of a map M's first matrix reads and K's writes: columns, or of the second axis."""
         if self.divided:
-            return self.grids[0].columns
-        return len(self.index[1] or range(self.grids[1].axis.size)) if len(self.grids) > 1 else 1
-
-    @property
-    def written(self) -> int:
-        return self.grids[1].axis.results if len(self.grids) > 1 else 1
+            return self.grids[0].columns, self.grids[0].columns
+        axes = [grid.axis for grid in self.grids[1:2]]
+        return math.prod(a.size for a in axes), math.prod(a.results for a in axes)
 
     def analysis(self) -> list[Tensor]:
         """The matrices of M, [batch, to, from], complex128, in the order in which they are applied."""
@@ -106,14 +105,14 @@ def _woven(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([a, b], -1).flatten(-2)
 
 
-def analysis_forms(frame: Frame, matrices: Sequence[Tensor]) -> list[Tensor]:
+def analysis_forms(matrices: Sequence[Tensor]) -> list[Tensor]:
     """M's matrices, [2, batch, to, from] each, as real ones."""
     first, *rest = matrices
     rows = "split" if rest else "woven"
     return [real_form(first, rows, "real"), *(real_form(m, "woven", "woven") for m in rest)]
 
 
-def synthesis_forms(frame: Frame, matrices: Sequence[Tensor]) -> list[Tensor]:
+def synthesis_forms(matrices: Sequence[Tensor]) -> list[Tensor]:
     """K's matrices, [2, batch, to, from] each, as real ones."""
     first, *rest = matrices
     forms = [real_form(first, "real", "woven")]
@@ -126,68 +125,53 @@ def analysed(frame: Frame, forms: Sequence[Tensor], x: Tensor) -> Tensor:
     for axis, index in enumerate(frame.index):
         if index is not None:
             x = x.index_select(len(frame.grids) + 1 - axis, torch.tensor(index, device=x.device))
-    first, low = frame.grids[0], len(frame.grids[0].low)
-    beside = frame.beside
+    first, low, (lines, _) = frame.grids[0], len(frame.grids[0].low), frame.lines
+    # As [line, position, rest], rest being samples and channels, of volumes also their first axis.
     if frame.divided:
-        missing = first.rows_read * first.columns - first.axis.size
+        missing = first.rows_read * lines - first.axis.size
         x = F.pad(x, [0, missing]) if missing else x
-        # [column, row, rest], by a copy of a matrix, which is faster than that of an array.
-        x = x.reshape(-1, beside).transpose(0, 1).contiguous()
-        x = x.view(beside, -1, first.rows_read).transpose(1, 2)
+        x = x.reshape(-1, lines).transpose(0, 1).contiguous()
+        x = x.view(lines, -1, first.rows_read).transpose(1, 2)
     else:
-        x = x.reshape(-1, beside, first.axis.size).permute(1, 2, 0)
-    x = torch.bmm(forms[0].expand(beside, -1, -1), x)
+        x = x.reshape(-1, lines, first.axis.size).permute(1, 2, 0)
+    x = torch.bmm(forms[0].expand(lines, -1, -1), x)
     if len(forms) > 1:
-        # [beside, (part, v), rest], read as [v, (beside, part), rest].
-        x = x.view(2 * beside, low, -1).transpose(0, 1)
+        # [line, (part, v), rest], read as [v, (line, part), rest].
+        x = x.view(2 * lines, low, -1).transpose(0, 1)
         x = torch.bmm(forms[1].expand(low, -1, -1), x)
     if frame.divided:
         for rows, columns in zip(forms[2::2], forms[3::2], strict=True):
             x = _mixed(first, rows, columns, x)
     elif len(forms) > 2:
-        last = frame.grids[2].axis.size
-        x = x.view(-1, 2, samples * channels, last).permute(0, 3, 1, 2)
-        x = x.reshape(-1, 2 * last, samples * channels)
-        x = torch.bmm(forms[2].expand(frame.counts[0] * frame.counts[1], -1, -1), x)
+        done, last = math.prod(frame.counts[:2]), frame.grids[2].axis.size
+        x = x.view(done, 2, samples * channels, last).permute(0, 3, 1, 2)
+        x = torch.bmm(forms[2].expand(done, -1, -1), x.reshape(done, 2 * last, -1))
     return x.view(-1, 2, samples, channels)
 
 
 def synthesised(frame: Frame, forms: Sequence[Tensor], z: Tensor) -> Tensor:
     """The maps K z, [B, C, *results], of spectra [frequencies, 2, B, C]."""
     samples, channels = z.shape[2], z.shape[3]
-    first, low = frame.grids[0], len(frame.grids[0].low)
+    first, low, (_, lines) = frame.grids[0], len(frame.grids[0].low), frame.lines
     sizes = [grid.axis.results for grid in reversed(frame.grids)]
     if frame.divided:
         # The last factor stands beside the diagonal.
         for rows, across in zip(forms[-2:1:-2], forms[:2:-2], strict=True):
-            z = _mixed(first, rows, across, z.reshape(low, 2 * first.columns, -1))
+            z = _mixed(first, rows, across, z.reshape(low, 2 * lines, -1))
     elif len(forms) > 2:
-        done, last = frame.counts[0] * frame.counts[1], sizes[0]
+        done = math.prod(frame.counts[:2])
         z = torch.bmm(forms[2].expand(done, -1, -1), z.reshape(done, 2 * frame.counts[2], -1))
-        z = z.view(done, last, 2, samples * channels).permute(0, 2, 3, 1)
-    written = first.columns if frame.divided else frame.written
+        z = z.view(done, sizes[0], 2, samples * channels).permute(0, 2, 3, 1)
     if len(forms) > 1:
         z = torch.bmm(forms[1].expand(low, -1, -1), z.reshape(low, forms[1].shape[2], -1))
-    # [v, (part, beside), rest], read as [beside, rest, (v, part)].
-    z = z.reshape(2 * low, written, -1).permute(1, 2, 0)
-    z = torch.bmm(z, forms[0].transpose(1, 2).expand(written, -1, -1))
-    if frame.divided:
-        z = z.view(written, -1).transpose(0, 1).contiguous()
-        z = z.view(samples * channels, -1)
-        end = (first.axis.results - 1) * first.axis.stride + 1
-        z = z[:, : end : first.axis.stride]
-    else:
-        z = z.transpose(0, 1)
-    return z.reshape(samples, channels, *sizes).contiguous()
-
-
-def spectra(frame: Frame, forms: Sequence[Tensor], x: Tensor) -> Tensor:
-    """The matrices of the axes after the first on what it left, [(its frequencies, part), ...]."""
-    done = frame.counts[0]
-    for form, count in zip(forms, frame.counts[1:], strict=True):
-        x = torch.bmm(form.expand(done, -1, -1), x.reshape(done, form.shape[2], -1))
-        done *= count
-    return x
+    # [v, (part, line), rest], read as [line, rest, (v, part)].
+    z = z.reshape(2 * low, lines, -1).permute(1, 2, 0)
+    z = torch.bmm(z, forms[0].transpose(1, 2).expand(lines, -1, -1))
+    if not frame.divided:
+        return z.transpose(0, 1).contiguous().view(samples, channels, *sizes)
+    z = z.view(lines, -1).transpose(0, 1).contiguous().view(samples, channels, -1)
+    end = (first.axis.results - 1) * first.axis.stride + 1
+    return z[:, :, : end : first.axis.stride].contiguous()
 
 
 def mixed(grid: Grid, factors: Sequence[Tensor], matrix: Tensor) -> Tensor:
@@ -205,31 +189,42 @@ def _mixed(grid: Grid, rows: Tensor, columns: Tensor, x: Tensor) -> Tensor:
     return torch.bmm(columns, x)
 
 
-def multiplied(x: Tensor, diagonal: Tensor, groups: int) -> Tensor:
-    """The product over channels [f, 2, B, co] of spectra [f, 2, B, ci] and [f, 2, ci / groups, co]."""
-    f, _, samples, inputs = x.shape
-    re, im = diagonal.unbind(1)
-    if groups == inputs and re.shape[2] == inputs:
-        left, right = x * re[:, None], x * im[:, None]
-    elif groups == 1:
-        flat = x.reshape(f, 2 * samples, inputs)
-        left, right = ((flat @ d).view(f, 2, samples, -1) for d in (re, im))
-    else:
-        shared = x.reshape(f, 2 * samples, groups, -1).transpose(1, 2)
-        parts = (d.reshape(f, d.shape[1], groups, -1).transpose(1, 2) for d in (re, im))
-        left, right = ((shared @ d).transpose(1, 2).reshape(f, 2, samples, -1) for d in parts)
-    # Taken apart in one go, as the gradient of each part alone would be as large as the whole.
-    (a, b), (c, d) = left.unbind(1), right.unbind(1)
-    return torch.stack([a - d, b + c], 1)
+def kernel_spectrum(
+    frame: Frame,
+    matrices: Sequence[Tensor],
+    weight: Tensor,
+    bias: Tensor | None = None,
+    gate: Tensor | None = None,
+) -> Diagonal:
+    """gate (L w + bias) for kernels w [co, ci / groups, *sizes].
 
-
-def kernel_spectrum(frame: Frame, matrices: Sequence[Tensor], weight: Tensor) -> Tensor:
-    """L w, [frequencies, 2, ci / groups, co], of kernels w [co, ci / groups, *sizes].
-
-    ``matrices`` are those of L, [2, 1, frequencies, taps], the last axis first.
+    ``matrices`` are those of L, [2, 1, frequencies, taps], the last axis first. The ``bias`` is [frequencies,
+    2], the ``gate`` [ci / groups, co].
     """
     outputs, inputs = weight.shape[:2]
     w = weight.permute(*range(len(frame.grids) + 1, 1, -1), 1, 0)
-    forms = [real_form(matrices[0], "woven", "real"), *(real_form(m, "woven", "split") for m in matrices[1:])]
-    spectrum = forms[0][0] @ w.reshape(w.shape[0], -1)
-    return spectra(frame, forms[1:], spectrum).view(-1, 2, inputs, outputs)
+    first, *rest = matrices
+    forms = [real_form(first, "woven", "real")[0], *(real_form(m, "woven", "split") for m in rest)]
+    count = math.prod(frame.counts[:-1])
+    if len(forms) == 1:
+        count = frame.count
+        rows, last = forms[0].view(count, 2, -1), w.flatten(1)
+    else:
+        rows, last = forms[0] @ w.reshape(w.shape[0], -1), forms[-1]
+        for form, done in zip(forms[1:-1], frame.counts, strict=False):
+            rows = torch.bmm(form.expand(done, -1, -1), rows.reshape(done, form.shape[2], -1))
+        rows = rows.reshape(count, last.shape[2], -1)
+
+    def make(rows: Tensor, *others: Tensor) -> Tensor:
+        *biases, last = others if gate is None else others[:-1]
+        if len(forms) == 1:
+            made = rows.flatten(0, 1) @ last
+        else:
+            made = torch.bmm(last.expand(rows.shape[0], -1, -1), rows)
+        made = made.view(-1, 2, inputs, outputs)
+        for some in biases:
+            made = made + some.reshape(-1, 2, 1, 1)
+        return made if gate is None else made * others[-1]
+
+    split = (rows,) if bias is None else (rows, bias.reshape(count, -1))
+    return Diagonal(make, count, split, (last,) if gate is None else (last, gate))

@@ -143,6 +143,16 @@ class Grid:
         return matrix.view(len(self.low), self.columns, self.columns) / math.sqrt(self.columns)
 
 
+def hartley(n: int) -> Tensor:
+    """The discrete Hartley transform of ``n`` points, orthonormal and its own inverse: [n, n], float64.
+
+    Bracewell, "Discrete Hartley transform", JOSA 1983: H[f, m] = (cos t + sin t) / sqrt(n), t = 2 pi f m / n.
+    """
+    places = torch.arange(n)
+    angles = 2 * math.pi / n * (places[:, None] * places % n).double()
+    return (angles.cos() + angles.sin()) / math.sqrt(n)
+
+
 def wave(frequencies: Sequence[int], positions: Sequence[int], points: int) -> Tensor:
     """e^(2 pi i f p / points), [frequencies, positions], complex128; points < 0 turns the other way."""
     f = torch.tensor(list(frequencies), dtype=torch.int64)

@@ -14,20 +14,20 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from nasfw.folding import Fold
 from nasfw.spaces.learned import Blocks, Butterflies
+from nasfw.spaces.products import Diagonal, fixed, multiplied
 from nasfw.spaces.site import Site
 from nasfw.spaces.spectral import (
     Frame,
     analysed,
     analysis_forms,
     kernel_spectrum,
-    multiplied,
     paired,
     synthesis_forms,
     synthesised,
 )
 from nasfw.values import Option
 
-Made = tuple[list[Tensor], list[Tensor], Tensor]
+Made = tuple[list[Tensor], list[Tensor], Diagonal]
 Kind = Literal["blocks", "butterflies"]
 # Steps that optimisers have taken: torch does not count a fused one as a change of what it changes.
 _STEPS = [0]
@@ -44,7 +44,8 @@ class Spectral(nn.Module):
     """y = Re{K diag(D) M x} + bias, with a diagonal D for every pair of channels.
 
     In evaluation the real forms of K and M, and D, are kept for as long as what they are made of stays.
-    Changes through ``.data`` or numpy pass unnoticed until the next call of ``train`` or ``eval``.
+    Changes through ``.data`` or numpy pass unnoticed until the next call of ``train`` or ``eval``. Under
+    autocast everything is computed in the parameters' precision, and the result is in the lower one.
     """
 
     def __init__(self, site: Site, frame: Frame) -> None:
@@ -53,13 +54,25 @@ class Spectral(nn.Module):
         self.bias = nn.Parameter(torch.zeros(site.outputs)) if site.biased else None
         self._kept: tuple[object, Made, list[Tensor]] | None = None
 
-    def parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
+    def parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Diagonal]:
         """The complex matrices of M and K, [2, batch, to, from], and D [frequencies, 2, ci / groups, co]."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
+        kind = self._held()[0].device.type
+        if not torch.is_autocast_enabled(kind):
+            return self._applied(x)
+        # Half the digits are not enough for sums over all positions.
+        with torch.autocast(kind, enabled=False):
+            return self._applied(x.to(self._held()[0].dtype)).to(torch.get_autocast_dtype(kind))
+
+    def _applied(self, x: Tensor) -> Tensor:
         analysis, synthesis, diagonal = self._made()
-        z = multiplied(analysed(self.frame, analysis, x), diagonal, self.site.groups)
+        x = analysed(self.frame, analysis, x)
+        if self.training:
+            z = diagonal.times(x, self.site.groups, self._numbers)
+        else:
+            z = multiplied(x, diagonal.whole(), self.site.groups)
         y = synthesised(self.frame, synthesis, z)
         return y if self.bias is None else y + self.bias.view(-1, *[1] * self.site.dims)
 
@@ -68,10 +81,17 @@ class Spectral(nn.Module):
         if state is not None and self._kept is not None and self._kept[0] == state:
             return self._kept[1]
         m, k, diagonal = self.parts()
-        made = analysis_forms(self.frame, m), synthesis_forms(self.frame, k), diagonal
+        if state is None:
+            return analysis_forms(m), synthesis_forms(k), diagonal
+        made = analysis_forms(m), synthesis_forms(k), fixed(diagonal.whole(), self.frame.count)
         # With what they are made of, so that nothing else can come to lie in its memory.
-        self._kept = None if state is None else (state, made, [p.detach() for p in self._held()])
+        self._kept = (state, made, [p.detach() for p in self._held()])
         return made
+
+    @property
+    def _numbers(self) -> int:
+        """How many numbers D has."""
+        return 2 * self.frame.count * (self.site.inputs // self.site.groups) * self.site.outputs
 
     def _held(self) -> list[Tensor]:
         return [*self.parameters(), *self.buffers()]
@@ -84,9 +104,7 @@ class Spectral(nn.Module):
         # Whoever traces, or stands in for parameters, shall see what is computed of them.
         if any(type(p) not in (nn.Parameter, Tensor) or p.is_meta or p.is_inference() for p in held):
             return None
-        kind = held[0].device.type
-        lower = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        return _STEPS[0], lower, [(p.data_ptr(), p._version, p.dtype, p.device) for p in held]
+        return _STEPS[0], [(p.data_ptr(), p._version, p.dtype, p.device) for p in held]
 
     def train(self, mode: bool = True) -> Spectral:
         self._kept = None
@@ -105,8 +123,8 @@ class XDConv(Spectral):
     """An XD operation that starts as a convolution: D = gate (L w + b), and K, L, M are learned.
 
     Roberts, Khodak, Dao, Li, Ré and Talwalkar, "Rethinking Neural Operations for Diverse Tasks", NeurIPS
-    2021, section 3. ``weight`` [co, ci / groups, *kernel] and ``bias`` are those of the convolution;
-    everything else is a transform, see ``transforms``. ``kind`` says what K, L and M are made of, and
+    2021, section 3. ``weight`` [co, ci / groups, *kernel] is what L is applied to, see ``kernel``; everything
+    but it and the ``bias`` is a transform, see ``transforms``. ``kind`` says what K, L and M are made of, and
     ``depth`` of how many factors, of which all but one start as identities. With ``extras`` there are the
     channel gate (a factor for every pair of channels, 1 at first) and the spectral bias b (a number for every
     frequency, 0 at first).
@@ -122,6 +140,20 @@ class XDConv(Spectral):
         self.gate = nn.Parameter(torch.ones(shape[1], shape[0])) if extras else None
         self.spectral_bias = nn.Parameter(torch.zeros(frame.count, 2)) if extras else None
 
+    @torch.no_grad()
+    def start(self, convolution: nn.Module) -> None:
+        """Take weights and bias of a convolution of the same kernel, stored as they are needed here."""
+        weight, bias = convolution.weight, convolution.bias
+        assert isinstance(weight, Tensor)
+        self.weight.copy_(self.learned.turned(weight))
+        if self.bias is not None:
+            assert isinstance(bias, Tensor)
+            self.bias.copy_(bias)
+
+    def kernel(self) -> Tensor:
+        """The kernel w of L w, as long as L is that of a convolution: [co, ci / groups, *kernel]."""
+        return self.learned.turned(self.weight.detach())
+
     def transforms(self) -> Iterable[nn.Parameter]:
         """The architecture parameters: K, L and M, and the gate and the spectral bias if there are such."""
         yield from self.learned.parameters()
@@ -136,12 +168,9 @@ class XDConv(Spectral):
         folds = {option: known.to(str(option)) for option in options}
         return {option: fold for option, fold in folds.items() if fold is not None}
 
-    def parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
+    def parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Diagonal]:
         m, k, taps = self.learned()
-        diagonal = kernel_spectrum(self.frame, taps, self.weight)
-        if self.spectral_bias is not None:
-            diagonal = diagonal + self.spectral_bias[..., None, None]
-        return m, k, diagonal if self.gate is None else diagonal * self.gate
+        return m, k, kernel_spectrum(self.frame, taps, self.weight, self.spectral_bias, self.gate)
 
 
 class FourierConv(Spectral):
@@ -163,7 +192,7 @@ class FourierConv(Spectral):
                 real = paired(matrix).to(start.dtype).contiguous()
                 self.register_buffer(f"{name}{i}", real, persistent=False)
 
-    def parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor]:
+    def parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Diagonal]:
         count = range(self.frame.stages)
         m, k = ([getattr(self, f"{name}{i}") for i in count] for name in ("m", "k"))
-        return m, k, self.weight
+        return m, k, fixed(self.weight, self.frame.count)

@@ -104,7 +104,7 @@ def test_what_starts_as_a_convolution_is_that_convolution(name):
     layer.bias.data.normal_()
     fold = layer.folded(["conv"])["conv"]
     assert fold.distance < 1e-6
-    torch.testing.assert_close(fold.weights["weight"], layer.weight.detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(fold.weights["weight"], layer.kernel(), rtol=0, atol=1e-12)
     torch.testing.assert_close(fold.weights["bias"], layer.bias.detach())
 
 
@@ -117,7 +117,7 @@ def learnt(target, where, epochs=20, samples=512):
     """The XD operation after training on what ``target`` makes of random maps."""
     torch.set_default_dtype(torch.float32)
     layer = XDConv(where)
-    layer.load_state_dict(own(where).state_dict(), strict=False)
+    layer.start(own(where))
     target = target.float()
     x = torch.randn(samples, where.inputs, *where.size)
     with torch.no_grad():

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from nasfw.spaces.waves import LONGEST, Axis, Grid, divided, grid, wave
+from nasfw.spaces.waves import LONGEST, Axis, Grid, divided, grid, hartley, wave
 
 DOUBLE = torch.complex128
 AXES = {
@@ -161,3 +161,10 @@ def test_only_long_periodic_axes_without_fitting_factors_are_not_divided():
 
     assert [n for n in (5, 251, 256, 300, 512, 521, 1000, 1021, 8192) if not periodic(n)] == [521, 1021]
     assert divided(Axis(521, 521))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 13, 16])
+def test_hartleys_transform_is_the_sum_of_both_parts_of_fouriers_and_its_own_inverse(n):
+    spectrum = torch.fft.fft(torch.eye(n, dtype=torch.float64), norm="ortho")
+    torch.testing.assert_close(hartley(n), spectrum.real - spectrum.imag, rtol=0, atol=1e-14)
+    torch.testing.assert_close(hartley(n) @ hartley(n), torch.eye(n, dtype=torch.float64), rtol=0, atol=1e-14)

@@ -46,7 +46,7 @@ def convolution(size, inputs=2, outputs=3, kernel=3, **settings):
 def started(module, size, **settings):
     """An XD operation with the weights of the convolution ``module``."""
     layer = XDConv(site_of(module, size), **settings)
-    layer.load_state_dict(module.state_dict(), strict=False)
+    layer.start(module)
     return layer
 
 
@@ -485,6 +485,16 @@ def test_weights_start_as_torch_draws_those_of_a_convolution():
     layer = XDConv(site_of(module, (8,)))
     assert torch.equal(layer.weight, module.weight)
     assert torch.equal(layer.bias, torch.zeros(6))
+
+
+@every_kind
+@pytest.mark.parametrize(("size", "kernel"), [((9,), 4), ((8, 9), (3, 4)), ((4, 5, 6), (2, 3, 1))])
+def test_it_takes_the_kernel_of_a_convolution_and_tells_it(size, kernel, kind):
+    module = convolution(size, kernel=kernel)
+    layer = started(module, size, kind=kind)
+    close(layer.kernel(), module.weight.detach())
+    close(layer.weight.norm(), module.weight.norm())
+    assert torch.equal(layer.bias, module.bias)
 
 
 class Counted(XDConv):
