@@ -15,6 +15,7 @@ from nasfw.contracts import Architecture, Option, SearchSpace, Task
 from nasfw.flops import forward_flops
 from nasfw.mixtures import indices
 from nasfw.spaces.backbones import INITIALISED, accepts, find, initialise, located
+from nasfw.spaces.borders import periodic
 from nasfw.spaces.choices import ChoiceSupernet, Mixed
 from nasfw.spaces.exported import called
 from nasfw.spaces.named import check_options, operation, possible, started
@@ -64,8 +65,10 @@ class XD(SearchSpace):
     ] = "blocks"
     extras: Annotated[bool, "XD operations have a channel gate and a spectral bias"] = False
     circular: Annotated[
-        bool, "of the backbone pde: at the border, convolutions go on at the other side instead of in zeros"
-    ] = True
+        bool | None,
+        "of the backbone pde: at the border, convolutions go on at the other side (true) or in zeros; "
+        "by default as the task's maps do",
+    ] = None
     width: Annotated[int, Field(ge=1), "width of the network that is searched, if the backbone has one"] = 1
     final_width: Annotated[int, Field(ge=1), "width of the networks that the final phase trains"] = 1
     depth: Annotated[int | None, "layers, if the backbone (wrn, pde) has the choice"] = None
@@ -104,7 +107,10 @@ class XD(SearchSpace):
     @property
     def description(self) -> str:
         """The backbone and its size, in words."""
-        return described(self, self._name)
+        sizes = described(self, self._name)
+        if not accepts(find(self._name), "circular"):
+            return sizes
+        return f"{sizes}, {'periodic' if self._periodic else 'zeros'} at the border"
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The backbone with the chosen operations; convolutions that stay are untouched.
@@ -176,13 +182,18 @@ class XD(SearchSpace):
             return found
         return {n: [o for o in possible(s, self.options) if o in found[n]] for n, s in wide.sites.items()}
 
+    @cached_property
+    def _periodic(self) -> bool:
+        return periodic(self.task) if self.circular is None else self.circular
+
     @property
     def _name(self) -> str:
         return chosen_backbone(self.backbone, self.task, ("wrn1d", "wrn", "pde"))
 
     def _fresh(self) -> nn.Module:
         sizes = {"width": self.width, "depth": self.depth, "channels": self.channels}
-        return fresh(self._name, self.task, **sizes, circular=self.circular)
+        circular = self._periodic if accepts(find(self._name), "circular") else self.circular
+        return fresh(self._name, self.task, **sizes, circular=circular)
 
     def _operation(self, site: Site, option: str, start: nn.Module) -> nn.Module:
         made = operation(site, option, self.transforms, self.extras)

@@ -167,8 +167,9 @@ def test_by_default_there_are_kernels_a_pool_permutations_fourier_layers_and_xd(
 
 
 def test_the_backbone_follows_the_number_of_axes(task):
-    for inputs, name in (((1, 8), "wrn1d"), ((1, 8, 8), "wrn"), ((1, 4, 4, 4), "pde")):
+    for inputs, name in (((1, 8), "wrn1d"), ((1, 8, 8), "wrn")):
         assert XD(task(inputs, (3,))).description == f"backbone {name}"
+    assert XD(task((1, 4, 4, 4), (3,))).description.startswith("backbone pde, ")
     described = XD(task((1, 8, 8), (3,)), depth=10, channels=4, width=2).description
     assert described == "backbone wrn, depth 10, channels 4, width 2"
 
@@ -182,7 +183,7 @@ def test_built_layers_are_the_chosen_operations(task):
     assert {c.padding_mode for c in convs[2:]} == {"zeros"}
     assert not convs[1].site.circular
     assert convs[1].site.kernel == (17,)
-    whole = XD(space.task, "pde", channels=4)
+    whole = XD(space.task, "pde", circular=True, channels=4)
     assert all(site.circular for site in whole.sites.values())
 
 
