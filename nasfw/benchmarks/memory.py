@@ -16,8 +16,8 @@ from nasfw.hardware.machine import held_memory, peak_memory, share_politely
 STEPS = 3
 WHAT = (
     "most bytes of memory that a fresh process held while it did three training steps, all in all and more "
-    "than after imports and building (Linux: VmHWM and VmRSS of /proc/self/status; on a graphics card what "
-    "torch had allocated)"
+    "than after imports and building (Linux: VmHWM and VmRSS of /proc/self/status, where large blocks go "
+    "back to the system when they are freed; on a graphics card what torch had allocated)"
 )
 
 
@@ -37,7 +37,9 @@ def footprint(subject: dict[str, Any], threads: int, compute: str) -> Footprint:
 
 def _run(order: str) -> str:
     command = [sys.executable, "-m", __name__, order]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Else glibc keeps large blocks, too, and what is measured depends on how they happen to fit together.
+    variables = {"MALLOC_MMAP_THRESHOLD_": str(2**18), **os.environ}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise RuntimeError(f"a process that measures memory failed: {reason}")
