@@ -205,9 +205,9 @@ def kernel_spectrum(
     w = weight.permute(*range(len(frame.grids) + 1, 1, -1), 1, 0)
     first, *rest = matrices
     forms = [real_form(first, "woven", "real")[0], *(real_form(m, "woven", "split") for m in rest)]
-    count = math.prod(frame.counts[:-1])
-    if len(forms) == 1:
-        count = frame.count
+    alone = len(forms) == 1
+    count = math.prod(frame.counts if alone else frame.counts[:-1])
+    if alone:
         rows, last = forms[0].view(count, 2, -1), w.flatten(1)
     else:
         rows, last = forms[0] @ w.reshape(w.shape[0], -1), forms[-1]
@@ -217,7 +217,7 @@ def kernel_spectrum(
 
     def make(rows: Tensor, *others: Tensor) -> Tensor:
         *biases, last = others if gate is None else others[:-1]
-        if len(forms) == 1:
+        if alone:
             made = rows.flatten(0, 1) @ last
         else:
             made = torch.bmm(last.expand(rows.shape[0], -1, -1), rows)

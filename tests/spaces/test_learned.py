@@ -57,7 +57,7 @@ def test_blocks_start_as_the_matrices_of_the_convolution(size, mode):
 def test_the_entries_of_blocks_are_as_large_whatever_the_length(size):
     """So that one learning rate suits all lengths."""
     for p in [*(learned := Blocks(site(size).frame())).m, *learned.k]:
-        assert p.square().sum(0).mean().sqrt().item() == pytest.approx(30, rel=0.1)
+        assert p.square().sum(0).mean().sqrt().item() == pytest.approx(3, rel=0.1)
 
 
 @pytest.mark.parametrize("size", [(16,), (300,), (512,), (4, 8), (3, 4, 5)])
