@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 FILE = "folding.json"
 
-# Up to this distance an operation is said to have become another; as near as the nearest are those that are
-# no more than this farther away.
-_FARTHEST, _ALIKE = 0.3, 0.05
+# A distance's square is the share of what a layer makes of random maps that another operation leaves out. Up
+# to this share a layer is said to have become that, and as near as the nearest are those that leave out no
+# more than so much more.
+_FARTHEST, _ALIKE = 0.25, 0.03
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ def name_of(replacements: Sequence[Replacement]) -> Replacement | None:
 
     A convolution of 3 taps is one of 5 taps too, and both are Fourier layers. None if no option is near.
     """
-    near = min((r.distance for r in replacements), default=1.0)
+    near = min((r.distance**2 for r in replacements), default=1.0)
     if near > _FARTHEST:
         return None
-    alike = [r for r in replacements if r.distance <= near + _ALIKE]
+    alike = [r for r in replacements if r.distance**2 <= near + _ALIKE]
     return min(alike, key=lambda r: (r.weights, r.distance))
 
 

@@ -16,9 +16,9 @@ from nasfw.spaces.waves import LONGEST, Axis, Grid, hartley
 
 # At one rate, entries of L move so much faster, and those of K and M so much more slowly, than if they were
 # stored as they are. Slower ones generalise better where the frequencies are right (Burgers' equation, 64
-# points, 20 epochs: error .032, .030 and .028 with 1, 3 and 30); faster ones soon become other transforms, as
-# a permuted convolution needs (8 x 8 points, 640 steps: learnt with 1 and 2, nearly with 3, not at all with 10).
-_FASTER, _SLOWER = 4.0, 3.0
+# points, 20 epochs: error .032, .030 and .028 with 1, 3 and 30); faster ones sooner become other transforms,
+# as a permuted convolution needs (8 x 8 points, 640 steps: distance .3, .4 and .5 with 1, 3 and 10).
+_FASTER, _SLOWER = 8.0, 3.0
 
 
 class Blocks(nn.Module):

@@ -217,10 +217,7 @@ def kernel_spectrum(
 
     def make(rows: Tensor, *others: Tensor) -> Tensor:
         *biases, last = others if gate is None else others[:-1]
-        if alone:
-            made = rows.flatten(0, 1) @ last
-        else:
-            made = torch.bmm(last.expand(rows.shape[0], -1, -1), rows)
+        made = rows.flatten(0, 1) @ last if alone else torch.bmm(last.expand(rows.shape[0], -1, -1), rows)
         made = made.view(-1, 2, inputs, outputs)
         for some in biases:
             made = made + some.reshape(-1, 2, 1, 1)
