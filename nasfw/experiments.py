@@ -61,7 +61,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
                 "aggconv": {"width": 1, "final_width": 4, "channels": "paper"},
                 # Liu, Simonyan and Yang 2019, section 3.
                 "darts": {"layers": 8, "channels": 16, "final_layers": 20, "final_channels": 36},
-                "xd": {"backbone": "pde", "transforms": "butterflies"},
+                "xd": {"backbone": "pde", "transforms": "butterflies", "circular": True},
             },
             "strategy": {
                 "dash": {
@@ -141,7 +141,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
             "space": {
                 # Its channels are the published ones already, and so is one product of butterflies for each
                 # of K, L and M.
-                "xd": {"backbone": "pde", "transforms": "butterflies", "extras": False},
+                "xd": {"backbone": "pde", "transforms": "butterflies", "circular": True},
             },
         },
     },

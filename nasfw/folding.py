@@ -24,6 +24,8 @@ FILE = "folding.json"
 # to this share a layer is said to have become that, and as near as the nearest are those that leave out no
 # more than so much more.
 _FARTHEST, _ALIKE = 0.25, 0.03
+# By which share the loss may grow with an operation that is said to do as well.
+_HARMLESS = 0.01
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ def name_of(replacements: Sequence[Replacement]) -> Replacement | None:
         return None
     alike = [r for r in replacements if r.distance**2 <= near + _ALIKE]
     return min(alike, key=lambda r: (r.weights, r.distance))
+
+
+def harmless(replacements: Sequence[Replacement], loss: float) -> Replacement | None:
+    """The option of fewest weights with which the loss is at most one percent more than ``loss``, if any."""
+    good = [r for r in replacements if r.loss <= loss + _HARMLESS * abs(loss)]
+    return min(good, key=lambda r: (r.weights, r.loss), default=None)
 
 
 @dataclass(frozen=True)

@@ -489,7 +489,7 @@ def test_the_preset_of_xd_halves_all_rates_every_hundred_epochs():
     recipe = Recipe(**settings.recipe)
     for epoch, halved in ((0, 0), (99, 0), (100, 1), (199, 1), (200, 2), (499, 4)):
         assert factor(recipe, epoch * 50, 50) == 0.5**halved
-    assert settings.spaces[0].parameters == {"backbone": "pde", "transforms": "butterflies", "extras": False}
+    assert settings.spaces[0].parameters == {"backbone": "pde", "transforms": "butterflies", "circular": True}
 
 
 VALUES = st.recursive(

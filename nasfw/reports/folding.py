@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from nasfw.display import format_value
-from nasfw.folding import Replacement, Report, name_of
+from nasfw.folding import Replacement, Report, harmless, name_of
 from nasfw.values import Option
 
 _WORDS = {
@@ -40,14 +40,17 @@ def words(option: Option) -> str:
 def folding(space: str, report: Report) -> Iterator[RenderableType]:
     """What each layer became, how far it is from that, and what taking that in its place does to the loss."""
     yield Text(
-        f"What the operations of {space} became in training (distance: the share of an operation that the "
-        "named one lacks; loss: validation loss with the named one in its place, "
-        f"{format_value(report.loss)} as trained):"
+        f"What the operations of {space} became in training: the smallest named operation among the nearest "
+        "(distance: norm of the difference over that of the operation, at most 0.5; loss: on the validation "
+        f"split with the named one in its place, {format_value(report.loss)} as trained), and the smallest "
+        "that leaves the loss as it is:"
     )
-    columns = (Column("layer", no_wrap=True), Column("became", overflow="fold"), "distance", "loss")
+    first, became = Column("layer", no_wrap=True), Column("became", overflow="fold")
+    columns = first, became, "distance", "loss", Column("does as well", no_wrap=True)
     table = Table(*columns, box=None, padding=(0, 1), pad_edge=True)
     for layer, rows in report.replacements.items():
-        table.add_row(layer, *_row(rows))
+        small = harmless(rows, report.loss)
+        table.add_row(layer, *_row(rows), str(small.option) if small else "none")
     yield table
 
 

@@ -12,6 +12,7 @@ for zero.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 
@@ -105,7 +106,10 @@ class Folding:
         each, outputs = products.shape[-2:]
         own = torch.arange(outputs) % each, torch.arange(outputs)
         inner = float(products[..., own[0], own[1]].sum()) / size**self.site.dims
-        square = float(squares.sum()) * outputs / size ** (2 * self.site.dims)
+        # Of a short periodic axis, several positions may be the same.
+        counts = [Counter(t % a.size if a.circular else t for t in _centred(size, 1)) for a in self._axes]
+        often = math.prod(sum(c * c for c in count.values()) / size for count in counts)
+        square = float(squares.sum()) * often * outputs / size ** (2 * self.site.dims)
         return self._found(inner**2 / square, {"scale": torch.tensor([inner / square])}, True)
 
     def _periodic(self, modes: int | None) -> Fold | None:

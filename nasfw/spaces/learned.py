@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -18,15 +19,16 @@ from nasfw.spaces.waves import LONGEST, Axis, Grid, hartley
 # stored as they are. Slower ones generalise better where the frequencies are right (Burgers' equation, 64
 # points, 20 epochs: error .032, .030 and .028 with 1, 3 and 30); faster ones sooner become other transforms,
 # as a permuted convolution needs (8 x 8 points, 640 steps: distance .3, .4 and .5 with 1, 3 and 10).
-_FASTER, _SLOWER = 8.0, 3.0
+_FASTER, _SLOWER = 12.0, 3.0
 
 
 class Blocks(nn.Module):
     """K, L and M as the matrices that are applied: dense ones, or of a long series two block-diagonal stages.
 
     They start as those of a convolution and hold every butterfly of their size. They are kept in units that
-    do not depend on the length, so that one learning rate suits all. With a ``depth`` of more than 1 each has
-    so many factors: the others, identities at first, are on the side of the frequencies.
+    do not depend on the length, so that one learning rate suits all; but with SGD they hardly move, unlike
+    the butterflies that are published with it. With a ``depth`` of more than 1 each has so many factors: the
+    others, identities at first, are on the side of the frequencies.
 
     L is applied to a kernel's Hartley transform, see ``turned``. As kernels of smooth operations have few
     frequencies, an optimiser that scales every gradient by itself learns these coefficients faster than taps
@@ -52,7 +54,7 @@ class Blocks(nn.Module):
         if self.frame.divided:
             grid = self.frame.grids[0]
             shapes[:1] = [(grid.columns, len(grid.low)), (len(grid.low), grid.columns)]
-        eyes = (torch.eye(n, dtype=torch.complex128).expand(batch, n, n) for batch, n in shapes)
+        eyes = (torch.eye(n, dtype=torch.complex128).expand(batch, n, n) / _small(n) for batch, n in shapes)
         return _parameters(eyes)
 
     @staticmethod
@@ -70,11 +72,11 @@ class Blocks(nn.Module):
         k = [p * unit for p, unit in zip(self.k, self.units, strict=True)]
         taps = [p * _FASTER for p in self.l]
         # Beside the frequencies: after M and L, before K.
-        for factors in map(_tensors, self.more_m):
+        for factors in map(_scaled, self.more_m):
             m = [*m, *factors] if self.frame.divided else list(map(_times, factors, m))
-        for factors in map(_tensors, self.more_k):
+        for factors in map(_scaled, self.more_k):
             k = [*k, *factors] if self.frame.divided else list(map(_times, k, factors))
-        for factors in map(_tensors, self.more_l):
+        for factors in map(_scaled, self.more_l):
             if self.frame.divided:
                 taps = [mixed(self.frame.grids[0], factors, taps[0])]
             else:
@@ -82,10 +84,15 @@ class Blocks(nn.Module):
         return m, k, taps
 
 
-def _tensors(parameters: nn.Module) -> list[Tensor]:
+def _small(n: int) -> float:
+    """The unit of a factor of ``n`` x ``n`` entries, in which an identity moves as slowly as K and M."""
+    return 1 / (math.sqrt(n) * _SLOWER)
+
+
+def _scaled(parameters: nn.Module) -> list[Tensor]:
     # One by one, as a trace of the network can follow no other way to them.
     assert isinstance(parameters, nn.ParameterList)
-    return list(parameters)
+    return [p * _small(p.shape[-1]) for p in parameters]
 
 
 def _parameters(matrices: Iterable[Tensor]) -> nn.ParameterList:

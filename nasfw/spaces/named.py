@@ -15,6 +15,8 @@ from nasfw.values import UsageError
 
 _POOLS = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
 _PADS = {1: nn.CircularPad1d, 2: nn.CircularPad2d, 3: nn.CircularPad3d}
+# Factors of each transform.
+_DEEPEST = 16
 _NAME = re.compile(
     r"conv|skip|zero|permuted|k(?P<k>\d+)d(?P<d>\d+)|pool(?P<pool>\d+)|fourier(?P<modes>\d*)|xd(?P<depth>\d*)"
 )
@@ -75,11 +77,11 @@ def check_options(options: Sequence[str]) -> None:
         found = _NAME.fullmatch(option)
         given = {} if found is None else numbers(option)
         odd = given.get("k", 1) % 2 == 1 and given.get("pool", 1) % 2 == 1
-        if found is None or not odd or 0 in given.values():
+        if found is None or not odd or 0 in given.values() or given.get("depth", 1) > _DEEPEST:
             raise UsageError(
                 f"no operation is called {option!r}; there are conv, skip, zero, permuted, fourier, xd, and "
                 "with numbers k3d2 (kernel size, odd, and dilation), pool3 (odd), fourier8 (modes) and xd3 "
-                "(depth)"
+                f"(depth, at most {_DEEPEST})"
             )
 
 

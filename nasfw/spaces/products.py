@@ -38,8 +38,9 @@ class Diagonal:
         A large D is never there as a whole: its parts are computed again in the backward pass.
         """
         at_once = max(1, self.rows * _AT_ONCE // numbers)
-        # What stands in for a tensor is to see the operations.
-        if at_once >= self.rows or not torch.is_grad_enabled() or not isinstance(x, Tensor):
+        # What stands in for a tensor, or transforms functions, is to see the operations.
+        seen = not isinstance(x, Tensor) or torch._C._are_functorch_transforms_active()
+        if at_once >= self.rows or not torch.is_grad_enabled() or seen:
             return multiplied(x, self.whole(), groups)
 
         def product(x: Tensor, *tensors: Tensor) -> Tensor:
@@ -79,16 +80,21 @@ class _Sliced(torch.autograd.Function):
     @precisely
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
         (g,), tensors, n = gradients, ctx.saved_tensors, ctx.n
+        wanted = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():
-            return None, None, None, *_gradients(ctx.function, tensors, g)
-        found = [torch.empty_like(t) for t in tensors[:n]] + [torch.zeros_like(t) for t in tensors[n:]]
+            return None, None, None, *_gradients(ctx.function, tensors, wanted, g)
+        made = [torch.empty_like if i < n else torch.zeros_like for i in range(len(tensors))]
+        found = [make(t) if w else None for make, t, w in zip(made, tensors, wanted, strict=True)]
         for s in _slices(g, ctx.at_once):
             some = [*(t[s] for t in tensors[:n]), *tensors[n:]]
-            for i, part in enumerate(_gradients(ctx.function, some, g[s])):
+            for i, part in enumerate(_gradients(ctx.function, some, wanted, g[s])):
+                whole = found[i]
+                if whole is None or part is None:
+                    continue
                 if i < n:
-                    found[i][s] = part
+                    whole[s] = part
                 else:
-                    found[i] += part
+                    whole += part
         return None, None, None, *found
 
 
@@ -96,12 +102,16 @@ def _slices(rows: Tensor, at_once: int) -> Iterator[slice]:
     return (slice(start, start + at_once) for start in range(0, len(rows), at_once))
 
 
-def _gradients(function: Callable[..., Tensor], tensors: Sequence[Tensor], upstream: Tensor) -> list[Tensor]:
-    """Those of ``tensors``, with gradients of their own where these are wanted."""
+def _gradients(
+    function: Callable[..., Tensor], tensors: Sequence[Tensor], wanted: Sequence[bool], upstream: Tensor
+) -> Iterator[Tensor | None]:
+    """Those of the tensors for which they are wanted, else None; differentiable where gradients are on."""
     further = torch.is_grad_enabled()
     with torch.enable_grad():
-        own = [t if further and t.requires_grad else t.detach().requires_grad_() for t in tensors]
-        return list(torch.autograd.grad(function(*own), own, upstream, create_graph=further))
+        own = [t if further else t.detach().requires_grad_(w) for t, w in zip(tensors, wanted, strict=True)]
+        some = [t for t, w in zip(own, wanted, strict=True) if w]
+        found = iter(torch.autograd.grad(function(*own), some, upstream, create_graph=further))
+    return (next(found) if w else None for w in wanted)
 
 
 def multiplied(x: Tensor, diagonal: Tensor, groups: int) -> Tensor:

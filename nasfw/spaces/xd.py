@@ -156,6 +156,7 @@ class XD(SearchSpace):
             width=self.width if self.width != 1 else None,
             depth=self.depth,
             channels=self.channels,
+            circular=self.circular,
         )
         # Tracing must not disturb the stream of random numbers that fresh weights are drawn from.
         with torch.random.fork_rng(devices=[]):

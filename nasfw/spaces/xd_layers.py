@@ -67,6 +67,13 @@ class Spectral(nn.Module):
             return self._applied(x.to(self._held()[0].dtype)).to(torch.get_autocast_dtype(kind))
 
     def _applied(self, x: Tensor) -> Tensor:
+        wanted = (self.site.inputs, *self.site.size)
+        # What only stands in for a map has no shape yet.
+        if isinstance(x, Tensor) and tuple(x.shape[1:]) != wanted:
+            raise ValueError(
+                f"maps of the shape {tuple(x.shape)} were given; this operation takes (batch, "
+                f"{', '.join(map(str, wanted))})"
+            )
         analysis, synthesis, diagonal = self._made()
         x = analysed(self.frame, analysis, x)
         if self.training:
@@ -142,9 +149,11 @@ class XDConv(Spectral):
 
     @torch.no_grad()
     def start(self, convolution: nn.Module) -> None:
-        """Take weights and bias of a convolution of the same kernel, stored as they are needed here."""
+        """Take weights and bias of a convolution of the same kernel; ValueError if it has another."""
         weight, bias = convolution.weight, convolution.bias
         assert isinstance(weight, Tensor)
+        if weight.shape != self.weight.shape:
+            raise ValueError(f"a kernel of {tuple(weight.shape)} cannot stand for {tuple(self.weight.shape)}")
         self.weight.copy_(self.learned.turned(weight))
         if self.bias is not None:
             assert isinstance(bias, Tensor)

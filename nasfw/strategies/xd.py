@@ -27,14 +27,16 @@ from nasfw.contracts import (
     Workload,
 )
 from nasfw.flops import forward_flops
-from nasfw.folding import Fold, Foldable, Replacement, Report, name_of
+from nasfw.folding import Fold, Foldable, Replacement, Report, harmless, name_of
 from nasfw.proposals import Judge, choose, rating_passes
-from nasfw.strategies.parameters import Candidates, Epochs, Fraction, Proposals
+from nasfw.strategies.parameters import Epochs, Fraction, Proposals
 from nasfw.tradeoff import Array
 from nasfw.workloads import recipe_of
 
 # Validation samples that the loss of a replacement is computed on.
 _SAMPLES = 512
+# The learning rate of further training, in the recipe's.
+_GENTLE = 0.1
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,11 @@ class XD(Strategy):
     2. Folding: for each layer and each option the nearest operation of that name is computed, with its
        distance, and the validation loss with it in the layer's place, all others staying.
     3. Proposed are the universal architecture; those in which more and more layers are folded, in the order
-       of what that adds to the loss; the plain backbone; and with several objectives those along the
+       of what that adds to the loss; that of the smallest operations which add nothing, layer by layer; the
+       plain backbone; and with several objectives those along the
        trade-off between that loss and the options' costs. They are ranked with the trained network's weights.
     4. At most ``candidates`` of them are trained further, from these weights, for ``tuning`` of the recipe's
-       epochs. The final phase trains the best from scratch.
+       epochs, at rates that fall from a tenth of the recipe's. The final phase trains the best from scratch.
     """
 
     epochs: Epochs = None
@@ -59,7 +62,7 @@ class XD(Strategy):
         float, Field(ge=0, le=1, description="training of candidates from inherited weights; share of epochs")
     ] = 0.25
     proposals: Proposals = 24
-    candidates: Candidates = 6
+    candidates: Annotated[int, Field(ge=1, description="architectures trained further")] = 6
 
     def check(self, problem: Problem) -> None:
         self._foldable(problem, problem.space.build(problem.space.universal))
@@ -131,7 +134,10 @@ class XD(Strategy):
         for _, i, option in sorted(order, key=lambda o: o[:2]):
             current[i] = option
             found.append(tuple(current))
-        return found
+        small = [harmless(report.replacements[name], report.loss) for name in space.decisions]
+        pairs = zip(small, space.universal, strict=True)
+        found.append(tuple(own if least is None else least.option for least, own in pairs))
+        return list(dict.fromkeys(found))
 
     def _loss(self, problem: Problem, model: nn.Module) -> float:
         total, seen = 0.0, 0
@@ -163,7 +169,18 @@ class XD(Strategy):
                 raise Unsupported(f"{kind} at {name} does not say which operations it is near to")
 
     def _tuning(self, problem: Problem) -> Recipe:
-        return replace(problem.recipe, epochs=round(self.tuning * problem.recipe.epochs))
+        # At the full rate, weights that are trained already would lose more than so few epochs give back.
+        given = problem.recipe
+        transforms = None if given.transform_lr is None else _GENTLE * given.transform_lr
+        return replace(
+            given,
+            epochs=round(self.tuning * given.epochs),
+            lr=_GENTLE * given.lr,
+            schedule="cosine",
+            transform_lr=transforms,
+            transform_warmup=0,
+            transform_cooldown=0,
+        )
 
     def _scanned(self, problem: Problem) -> int:
         return min(_SAMPLES, problem.task.size("valid"))

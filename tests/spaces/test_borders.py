@@ -52,15 +52,21 @@ def test_whole_waves_go_on_at_the_other_side_and_halves_do_not(size, circular):
 
 def test_one_map_of_one_axis_that_ends_is_enough():
     around, ending = waves(50, (16, 16), (1, 2), True), waves(50, (16, 16), (1, 2), False)
-    labels = torch.zeros(50, dtype=torch.long)
     assert periodic(Given(around, around))
     assert not periodic(Given(around, ending))
     assert not periodic(Given(ending, around))
-    # Classes and single values are no maps.
-    assert periodic(Given(around, labels))
-    assert not periodic(Given(ending, labels))
     rows = torch.cat([around[:, :, :10], around[:, :, 8:9]], 2)
-    assert not periodic(Given(rows, labels))
+    assert not periodic(Given(rows, rows))
+
+
+def test_only_maps_of_numbers_go_on():
+    around = waves(50, (16,), (1, 2), True)
+    for target in (
+        torch.zeros(50, dtype=torch.long),
+        torch.zeros(50, 1),
+        torch.zeros(50, 16, dtype=torch.long),
+    ):
+        assert not periodic(Given(around, target))
 
 
 @pytest.mark.parametrize("value", [0.0, 2.0])
@@ -80,6 +86,7 @@ def test_a_ramp_has_one():
         (Burgers(resolution=16, samples=40, test_samples=4), True),
         (NavierStokes(resolution=16, samples=20, test_samples=4, time=1.0), True),
         (Darcy(resolution=16, samples=40, test_samples=4), False),
+        *((Burgers(resolution=64, samples=10, test_samples=4, seed=s), True) for s in range(3)),
     ],
 )
 def test_solutions_on_circles_and_on_squares_are_told_apart(flow, circular):

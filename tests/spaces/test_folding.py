@@ -18,6 +18,7 @@ FURTHER = ("permuted", "fourier2", "fourier4", "fourier")
 SITES = {
     "series, zeros": ((9,), False, 1, 1),
     "series, circular": ((8,), True, 1, 1),
+    "two points, circular": ((2,), True, 1, 1),
     "series, stride": ((7,), False, 2, 1),
     "map, circular": ((6, 5), True, 1, 1),
     "map, zeros": ((6, 7), False, 1, 1),
@@ -97,7 +98,8 @@ def test_no_operation_of_that_name_is_nearer(name):
                 assert abs(float((rest * moved).sum())) < 1e-9 * float(whole.square().sum()), option
 
 
-@pytest.mark.parametrize("name", SITES)
+# Of two points, two of the three taps are one.
+@pytest.mark.parametrize("name", [name for name in SITES if name != "two points, circular"])
 def test_what_starts_as_a_convolution_is_that_convolution(name):
     where = site(*SITES[name])
     layer = XDConv(where)

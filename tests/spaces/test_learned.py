@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -60,6 +62,17 @@ def test_the_entries_of_blocks_are_as_large_whatever_the_length(size):
         assert p.square().sum(0).mean().sqrt().item() == pytest.approx(3, rel=0.1)
 
 
+@pytest.mark.parametrize("size", [(64,), (300,), (6, 5)])
+def test_all_factors_of_k_and_m_move_as_fast(size):
+    learned = Blocks(site(size).frame(), 3)
+    for first, more in ((learned.m, learned.more_m), (learned.k, learned.more_k)):
+        for factor in more:
+            for p, q in zip(first, factor.parameters(), strict=True):
+                # The mean square of complex entries, to which a step of one rate is related.
+                squares = [float(v.detach().square().sum(0).mean()) for v in (p, q)]
+                assert squares[0] == pytest.approx(squares[1], rel=0.1)
+
+
 @pytest.mark.parametrize("size", [(16,), (300,), (512,), (4, 8), (3, 4, 5)])
 @pytest.mark.parametrize("kind", ["blocks", "butterflies"])
 @torch.no_grad()
@@ -95,6 +108,8 @@ def test_factors_stand_beside_the_frequencies():
     ]
     for axis in range(2):
         (ma, mb), (ka, kb), (la, lb) = [[factor[axis] for factor in pair] for pair in factors]
+        # Their entries stand for so many times less.
+        ma, mb, ka, kb, la, lb = (f / (3 * math.sqrt(f.shape[-1])) for f in (ma, mb, ka, kb, la, lb))
         close(m[axis], mb @ ma @ first[0][axis])
         close(k[axis], first[1][axis] @ ka @ kb)
         close(taps[axis], lb @ la @ first[2][axis])

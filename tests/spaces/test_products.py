@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.func import functional_call
+from torch.func import functional_call, grad, vmap
 
 from nasfw.spaces import products
 from nasfw.spaces.products import multiplied
@@ -98,3 +98,18 @@ def test_what_needs_no_gradient_gets_none(name):
     made(x).sum().backward()
     assert made.weight.grad is not None
     assert all(p.grad is None for n, p in made.named_parameters() if n != "weight")
+
+
+@every_layer
+@pytest.mark.usefixtures("sliced")
+def test_the_transforms_of_functions_work(name):
+    made, x = layer(name)
+    state = {n: p.detach() for n, p in made.named_parameters()}
+
+    def loss(state, x):
+        return functional_call(made, state, (x[None],)).square().sum()
+
+    each = vmap(grad(loss), (None, 0))(state, x)
+    whole = torch.autograd.grad(made(x).square().sum(), list(made.parameters()))
+    for found, expected in zip(each.values(), whole, strict=True):
+        close(found.sum(0), expected)

@@ -691,3 +691,20 @@ def test_results_lie_in_memory_as_those_of_a_convolution(size, stride):
     module = convolution(size, stride=stride, padding=1)
     for layer in (XDConv(site_of(module, size)), FourierConv(site_of(module, size), 2)):
         assert layer(maps(layer)).is_contiguous()
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 2, 5, 6), (2, 2, 3, 10), (2, 3, 6, 5), (2, 2, 6, 6), (2, 6, 5), (2, 30)]
+)
+@pytest.mark.parametrize("make", [XDConv, FourierConv])
+def test_maps_of_another_shape_are_refused(make, shape):
+    layer = make(site_of(convolution((6, 5)), (6, 5)))
+    with pytest.raises(ValueError, match=r"takes \(batch, 2, 6, 5\)"):
+        layer(torch.randn(shape))
+
+
+@every_kind
+def test_a_convolution_of_another_kernel_is_no_start(kind):
+    layer = XDConv(site_of(convolution((8,)), (8,)), kind=kind)
+    with pytest.raises(ValueError, match="cannot stand for"):
+        layer.start(convolution((8,), kernel=1))

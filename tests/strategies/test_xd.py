@@ -99,9 +99,15 @@ def test_proposals_fold_one_layer_after_the_other(problem):
     report, _ = strategy.replaced(problem, Free(), folded(strategy, problem))
     found = strategy.found(problem, report)
     assert found[0] == problem.space.universal
-    assert len(found) == len(problem.space.decisions) + 1
-    for before, after in pairwise(found):
+    stepwise = found[: len(problem.space.decisions) + 1]
+    for before, after in pairwise(stepwise):
         assert sum(a != b for a, b in zip(before, after, strict=True)) == 1
+    # Besides, that of the smallest operations that do no harm.
+    for further in found[len(stepwise) :]:
+        for option, rows in zip(further, report.replacements.values(), strict=True):
+            (row,) = [r for r in rows if r.option == option]
+            assert row.loss <= 1.01 * report.loss
+            assert all(r.weights >= row.weights for r in rows if r.loss <= 1.01 * report.loss)
 
 
 @pytest.mark.parametrize(("tuning", "epochs"), [(0.0, 0), (0.5, 1)])
@@ -119,7 +125,8 @@ def test_candidates_go_on_from_the_weights_that_they_were_ranked_with(problem, t
     assert 1 <= len(asked) <= 3
     assert len({t.architecture for t in asked}) == len(asked)
     for trial in asked:
-        assert trial.recipe == replace(problem.recipe, epochs=epochs)
+        # At the rates of trained weights, not of fresh ones.
+        assert trial.recipe == replace(problem.recipe, epochs=epochs, lr=0.001, schedule="cosine")
         problem.space.build(trial.architecture).load_state_dict(trial.weights)
 
 
