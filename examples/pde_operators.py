@@ -5,9 +5,10 @@
 
 All are one backbone, trained by one recipe; what differs is the operation in the place of its four large
 convolutions: the convolutions themselves; transforms of the lowest frequencies; the convolutions of other
-kernel sizes and dilations that DASH finds; XD operations, which can become any of these and learn which. The
-test error is printed, and drawn where matplotlib is installed (the extra "plots"). Every training is kept in
-runs/pde_operators: a command that was killed, repeated, goes on where it stopped.
+kernel sizes and dilations that DASH finds; XD operations, which can become any of these and learn which. At
+their borders maps go on as the task's do; for DASH, in zeros. The test error is printed, and drawn where
+matplotlib is installed (the extra "plots"). Every training is kept in runs/pde_operators: a command that was
+killed, repeated, goes on where it stopped.
 """
 
 import argparse
@@ -110,24 +111,38 @@ def draw(found, given):
         figure.savefig(given.to, dpi=200)
 
 
+def numbers(text):
+    """Grid sizes, as in 64,128."""
+    try:
+        found = [int(n) for n in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 4:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of grid sizes from 4 on, as in 64,128,256")
+    return found
+
+
 def arguments():
     """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--task", choices=DEFAULTS, default="burgers")
-    parser.add_argument("--resolutions", help="points on each axis, as in 64,128,256")
+    parser.add_argument("--resolutions", type=numbers, help="points on each axis, as in 64,128,256")
     parser.add_argument("--channels", type=int, help="of the backbone")
     parser.add_argument("--epochs", type=int, help="of every final training")
-    parser.add_argument("--samples", type=int, default=800, help="for training and validation")
+    parser.add_argument("--samples", type=int, help="for training and validation; by default 800")
     parser.add_argument("--seeds", type=int, default=2, help="final trainings of every network")
     parser.add_argument("--to", type=Path, help="a .svg, .png or .pdf; by default pde_TASK.svg")
     parser.add_argument("--quick", action="store_true", help="tiny, to see that it works")
     given = parser.parse_args()
-    if given.quick:
-        given.resolutions, given.channels, given.epochs = given.resolutions or "16,32", 4, 8
-        given.samples = 100
     resolutions, channels, epochs, _ = DEFAULTS[given.task]
-    given.resolutions = [int(n) for n in given.resolutions.split(",")] if given.resolutions else resolutions
-    given.channels, given.epochs = given.channels or channels, given.epochs or epochs
+    standard = {"resolutions": resolutions, "channels": channels, "epochs": epochs, "samples": 800}
+    if given.quick:
+        standard = {"resolutions": [16, 32], "channels": 4, "epochs": 8, "samples": 100}
+    for name, value in standard.items():
+        setattr(given, name, value if getattr(given, name) is None else getattr(given, name))
+    for name in ("channels", "epochs", "samples", "seeds"):
+        if getattr(given, name) < 1:
+            parser.error(f"--{name} {getattr(given, name)} must be at least 1")
     given.to = given.to or Path(f"pde_{given.task}.svg")
     if given.to.suffix not in (".svg", ".png", ".pdf"):
         parser.error(f"--to {given.to} must end in .svg, .png or .pdf")
