@@ -22,7 +22,10 @@ from nasfw.objectives.size import Parameters
 from nasfw.oneshot import Search
 from nasfw.plugins import load
 from nasfw.records import Records
+from nasfw.spaces import products
 from nasfw.spaces.aggconv import AggConv
+from nasfw.spaces.named import operation
+from nasfw.spaces.site import CONVOLUTIONS, site_of
 from nasfw.strategies.darts import Darts, hypergradient
 from nasfw.strategies.dash import Dash
 from nasfw.tasks.digits import Digits
@@ -54,6 +57,24 @@ def test_supernet_gives_the_processors_output(mode):
     with torch.backends.cudnn.flags(allow_tf32=False):
         given = supernet.cuda()(x.cuda(), [m.cuda() for m in mixture])
     torch.testing.assert_close(given.cpu(), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(9,), (300,), (6, 5)])
+@pytest.mark.parametrize("option", ["xd", "xd2", "fourier"])
+def test_operations_and_their_gradients_are_those_of_the_processor(option, size, monkeypatch):
+    # Diagonals are made in parts, as large ones are.
+    monkeypatch.setattr(products, "_AT_ONCE", 20)
+    site = site_of(CONVOLUTIONS[len(size)](3, 4, 3, padding=1, padding_mode="circular"), size)
+    layer, x = operation(site, option, extras=option == "xd2"), torch.randn(2, 3, *size)
+    found = []
+    for compute in ("cpu", "cuda"):
+        placed, given = layer.to(compute), x.to(compute).requires_grad_()
+        y = placed.train()(given)
+        slopes = torch.autograd.grad(y.square().sum(), [given, *placed.parameters()])
+        with torch.no_grad():
+            found.append([v.cpu() for v in (y, placed.eval()(given), *slopes)])
+    for on_card, expected in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(on_card, expected, rtol=1e-3, atol=1e-3)
 
 
 @dataclass(frozen=True)
