@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,38 @@ from nasfw.spaces.waves import LONGEST, Axis, Grid, hartley
 _FASTER, _SLOWER = 12.0, 3.0
 
 
-class Blocks(nn.Module):
+@contextmanager
+def made_in(dtype: torch.dtype) -> Iterator[None]:
+    """In here, parameters are made in this precision."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class Exact(nn.Module):
+    """Parameters that, as long as they are as they started, are exact in a precision that is raised, too."""
+
+    def __init__(self, frame: Frame, depth: int) -> None:
+        super().__init__()
+        self.frame, self.depth = frame, depth
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Exact:
+        before = next(self.parameters()).dtype
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        now = next(self.parameters())
+        if now.dtype.itemsize > before.itemsize and not now.is_meta:
+            with made_in(now.dtype):
+                exact = type(self)(self.frame, self.depth)
+            for p, q in zip(self.parameters(), exact.parameters(), strict=True):
+                if torch.equal(p.detach().cpu(), q.detach().to(before).to(q.dtype)):
+                    p.data.copy_(q)
+        return self
+
+
+class Blocks(Exact):
     """K, L and M as the matrices that are applied: dense ones, or of a long series two block-diagonal stages.
 
     They start as those of a convolution and hold every butterfly of their size. They are kept in units that
@@ -36,8 +68,7 @@ class Blocks(nn.Module):
     """
 
     def __init__(self, frame: Frame, depth: int = 1) -> None:
-        super().__init__()
-        self.frame = frame
+        super().__init__(frame, depth)
         analysis, synthesis, taps = frame.analysis(), frame.synthesis(), frame.taps()
         self.units = [float(m.abs().square().mean().sqrt()) / _SLOWER for m in analysis]
         self.m = _parameters(m / u for m, u in zip(analysis, self.units, strict=True))
@@ -106,7 +137,7 @@ def _times(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack([ar @ br - ai @ bi, ar @ bi + ai @ br])
 
 
-class Butterflies(nn.Module):
+class Butterflies(Exact):
     """K, L and M as kaleidoscope matrices, products of ``depth`` butterflies, as published.
 
     All axes have a power of two of points. A butterfly of more than 256 indices is evaluated in two stages,
@@ -114,8 +145,7 @@ class Butterflies(nn.Module):
     """
 
     def __init__(self, frame: Frame, depth: int = 1) -> None:
-        super().__init__()
-        self.frame = frame
+        super().__init__(frame, depth)
 
         def learned(inverse: bool, orthonormal: bool) -> nn.ParameterList:
             # Decimation in frequency and an inverse in time need no bit reversal between them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -196,10 +196,21 @@ class FourierConv(Spectral):
         inputs = site.inputs // site.groups
         start = torch.rand(self.frame.count, 2, inputs, site.outputs) / (inputs * site.outputs)
         self.weight = nn.Parameter(start)
+        for name, matrix in self._matrices():
+            self.register_buffer(name, matrix.to(start.dtype), persistent=False)
+
+    def _matrices(self) -> Iterator[tuple[str, Tensor]]:
         for name, matrices in (("m", self.frame.analysis()), ("k", self.frame.synthesis())):
-            for i, matrix in enumerate(matrices):
-                real = paired(matrix).to(start.dtype).contiguous()
-                self.register_buffer(f"{name}{i}", real, persistent=False)
+            yield from ((f"{name}{i}", paired(matrix).contiguous()) for i, matrix in enumerate(matrices))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FourierConv:
+        before = self.weight.dtype
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.weight.dtype.itemsize > before.itemsize and not self.weight.is_meta:
+            # They are exact in the higher precision, too.
+            for name, matrix in self._matrices():
+                self.get_buffer(name).copy_(matrix)
+        return self
 
     def parts(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Diagonal]:
         count = range(self.frame.stages)

@@ -708,3 +708,30 @@ def test_a_convolution_of_another_kernel_is_no_start(kind):
     layer = XDConv(site_of(convolution((8,)), (8,)), kind=kind)
     with pytest.raises(ValueError, match="cannot stand for"):
         layer.start(convolution((8,), kernel=1))
+
+
+@every_kind
+@pytest.mark.parametrize("size", [(9,), (300,), (6, 5)])
+def test_in_double_precision_it_starts_as_exactly_as_if_it_had_been_made_so(size, kind):
+    torch.set_default_dtype(SINGLE)
+    module = convolution(size).double()
+    layer = XDConv(site_of(module, size), 2, kind).double()
+    layer.start(module)
+    x = maps(layer)
+    close(layer(x), module(x))
+    # What was learnt stays.
+    other = scrambled(XDConv(layer.site, kind=kind))
+    before = {name: p.detach().clone() for name, p in other.named_parameters()}
+    for name, p in other.double().named_parameters():
+        assert torch.equal(p, before[name].double())
+
+
+@pytest.mark.parametrize("size", [(9,), (300,), (6, 5)])
+def test_a_fourier_layer_in_double_precision_is_exact(size):
+    torch.set_default_dtype(SINGLE)
+    raised = FourierConv(site_of(convolution(size), size)).double()
+    torch.set_default_dtype(torch.float64)
+    made = FourierConv(raised.site)
+    made.load_state_dict(raised.state_dict())
+    x = maps(made)
+    assert torch.equal(raised(x), made(x))
