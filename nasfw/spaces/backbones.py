@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from nasfw.spaces import exported
 from nasfw.spaces.pde import pde
@@ -241,6 +242,13 @@ def make(reference: str, input_shape: Shape, output_shape: Shape, **settings: in
         raise UsageError(f"backbone {call} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"backbone {reference!r} returned {type(model).__name__}, not a torch.nn.Module")
+    for path, p in model.named_parameters():
+        if isinstance(p, UninitializedParameter):
+            layer = path.rpartition(".")[0] or "itself"
+            raise UsageError(
+                f"backbone {name!r} has a lazy layer ({layer}), whose weights are made at its first input; "
+                "give it its sizes instead"
+            )
     return model
 
 

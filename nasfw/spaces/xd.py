@@ -167,10 +167,13 @@ class XD(SearchSpace):
             if len(sizes) == 1 and (site := site_of(module, sizes[0]))
         }
         if not found:
+            place, other = called(self._name), ""
+            if place != self._name:
+                other = "; where a run chose other operations everywhere, give another folder beside this one"
             raise UsageError(
-                f"backbone {called(self._name)!r} has no convolution to search: there must be an nn.Conv1d, "
+                f"backbone {place!r} has no convolution to search: there must be an nn.Conv1d, "
                 "nn.Conv2d or nn.Conv3d with zero or circular padding that meets maps of one size, and not "
-                "named shortcut, downsample, channel_match, pool, head or lift"
+                f"named shortcut, downsample, channel_match, pool, head or lift{other}"
             )
         return found
 

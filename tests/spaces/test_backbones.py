@@ -132,6 +132,7 @@ def test_settings_reach_only_those_who_have_them(module):
         ("own_three:fails", r"failed: RuntimeError: no luck"),
         ("own_three:text", "returned str, not a torch.nn.Module"),
         ("own_three:one", "failed: TypeError"),
+        ("own_three:lazy", r"lazy layer \(1\), whose weights are made at its first input"),
         (":net", "package:function"),
         ("own_three:", "package:function"),
         ("wnr", "did you mean 'wrn'"),
@@ -147,6 +148,9 @@ def test_unusable_reference_is_explained(module, reference, message):
             raise RuntimeError("no luck")
         def text():
             return "net"
+        def lazy():
+            from torch import nn
+            return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
         def one(shape):
             return None
         """,

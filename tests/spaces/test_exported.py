@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -213,3 +214,13 @@ def test_only_files_and_folders_are_looked_for(tmp_path, monkeypatch):
         "nothing",
     ]
     assert exported.called("wrn") == "wrn"
+
+
+def test_a_chosen_network_without_convolutions_says_where_others_are(copy, task):
+    (file,) = copy.glob("export/*/model.py")
+    code = re.sub(
+        r"(nn\.Conv1d\(.*)\)$", r'\1, padding_mode="reflect")', file.read_text(), flags=re.MULTILINE
+    )
+    file.write_text(code)
+    with pytest.raises(UsageError, match=r"no convolution to search.*give another folder beside this one"):
+        _ = XD(task, backbone=str(copy)).decisions
