@@ -92,9 +92,8 @@ class Blocks(Exact):
     def turned(weight: Tensor) -> Tensor:
         """The Hartley transform of kernels [co, ci / groups, *sizes], and of such transforms the kernels."""
         for axis in range(2, weight.ndim):
-            weight = torch.tensordot(weight, hartley(weight.shape[axis]).to(weight), ([axis], [0])).movedim(
-                -1, axis
-            )
+            basis = hartley(weight.shape[axis]).to(weight)
+            weight = torch.tensordot(weight, basis, ([axis], [0])).movedim(-1, axis)
         return weight
 
     def forward(self) -> Transforms:

@@ -108,9 +108,9 @@ class XD(SearchSpace):
     def description(self) -> str:
         """The backbone and its size, in words."""
         sizes = described(self, self._name)
-        if not accepts(find(self._name), "circular"):
+        if self._circular is None:
             return sizes
-        return f"{sizes}, {'periodic' if self._periodic else 'zeros'} at the border"
+        return f"{sizes}, {'periodic' if self._circular else 'zeros'} at the border"
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The backbone with the chosen operations; convolutions that stay are untouched.
@@ -187,7 +187,10 @@ class XD(SearchSpace):
         return {n: [o for o in possible(s, self.options) if o in found[n]] for n, s in wide.sites.items()}
 
     @cached_property
-    def _periodic(self) -> bool:
+    def _circular(self) -> bool | None:
+        """Whether maps go on at the other side of their borders; None where the backbone has no choice."""
+        if not accepts(find(self._name), "circular"):
+            return None
         return periodic(self.task) if self.circular is None else self.circular
 
     @property
@@ -196,8 +199,7 @@ class XD(SearchSpace):
 
     def _fresh(self) -> nn.Module:
         sizes = {"width": self.width, "depth": self.depth, "channels": self.channels}
-        circular = self._periodic if accepts(find(self._name), "circular") else self.circular
-        return fresh(self._name, self.task, **sizes, circular=circular)
+        return fresh(self._name, self.task, **sizes, circular=self._circular)
 
     def _operation(self, site: Site, option: str, start: nn.Module) -> nn.Module:
         made = operation(site, option, self.transforms, self.extras)

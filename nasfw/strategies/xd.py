@@ -120,7 +120,10 @@ class XD(Strategy):
         return Report(whole, replacements), [_finite(g) for g in gains]
 
     def found(self, problem: Problem, report: Report) -> list[Architecture]:
-        """The universal architecture, and those with more and more layers folded, least harm first."""
+        """The universal architecture, those with more and more layers folded, and that of what does no harm.
+
+        Layers are folded in the order of what that adds to the loss.
+        """
         space = problem.space
         order = []
         for i, name in enumerate(space.decisions):
