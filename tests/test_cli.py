@@ -467,6 +467,15 @@ def test_dry_run_writes_nothing():
         assert words in result.stdout
 
 
+def test_only_beside_a_supernet_networks_are_said_to_be_trained_from_scratch():
+    planned = " ".join(nasfw("run", "task=my.npz", "--dry-run", *TINY).stdout.split())
+    assert "then up to 2 networks from scratch" in planned
+    one = ("strategy=random", "spaces=xd", "spaces.options=[fourier99]", *COUNTED)
+    planned = " ".join(nasfw("run", "task=my.npz", "--dry-run", *one).stdout.split())
+    assert "options without effect: fourier99; " in planned
+    assert " 1 architecture Strategy random: trains up to 1 network Objectives" in planned
+
+
 def test_a_finished_run_is_shown_at_once():
     first = nasfw("run", "task=my.npz", "folder=found", *RANDOM)
     content = {p: p.read_bytes() for p in Path("found").rglob("*") if p.is_file()}

@@ -52,7 +52,7 @@ def _plan(experiment: Experiment, folder: Path) -> Iterator[tuple[str, str]]:
         yield "", described
     for label, space in experiment.spaces.items():
         described = getattr(space, "description", "")
-        size = f"{count(len(space.decisions), 'decision')}, {space.size:.3g} architectures"
+        size = f"{count(len(space.decisions), 'decision')}, {count(float(space.size), 'architecture')}"
         yield "Space", f"{label}: {described + '; ' if described else ''}{size}"
         plain = space.own_text(space.default)
         if plain is not None:
@@ -89,8 +89,12 @@ def _work(experiment: Experiment) -> str:
         whole, paths = work.supernet_passes, work.path_passes
         kinds = [(count(whole, "pass"), whole), (count(paths, "pass") + " by single paths", paths)]
         passes = " and ".join(said for said, number in kinds if number)
-        supernet = f"a supernet for {passes} over the data, all gradients counted, then " if passes else ""
-        parts.append(f"{supernet}up to {count(work.trials, 'network')} from scratch")
+        networks = f"up to {count(work.trials, 'network')}"
+        if passes:
+            # Only beside a supernet it need be said that they do not have its weights.
+            passes = f"a supernet for {passes} over the data, all gradients counted"
+            networks = f"{passes}, then {networks} from scratch"
+        parts.append(networks)
     return ": trains " + "; ".join(parts) if parts else ""
 
 

@@ -106,11 +106,13 @@ class XD(SearchSpace):
 
     @property
     def description(self) -> str:
-        """The backbone and its size, in words."""
-        sizes = described(self, self._name)
-        if self._circular is None:
-            return sizes
-        return f"{sizes}, {'periodic' if self._circular else 'zeros'} at the border"
+        """The backbone, its size, and which of the options that were chosen no layer can take."""
+        text = described(self, self._name)
+        if self._circular is not None:
+            text += f", {'periodic' if self._circular else 'zeros'} at the border"
+        offered = {o for options in self._offered.values() for o in options}
+        unfit = [] if self.options == _OPTIONS else [o for o in self.options if o not in offered]
+        return f"{text}, options without effect: {' '.join(unfit)}" if unfit else text
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The backbone with the chosen operations; convolutions that stay are untouched.

@@ -72,7 +72,9 @@ class XD(Strategy):
     def workload(self, problem: Problem) -> Workload:
         count = min(self.candidates, problem.space.size)
         options = sum(len(options) for options in problem.space.decisions.values())
-        rated = min(self.proposals, problem.space.size) * rating_passes(problem)
+        # Besides the proposals, those that ``found`` gives: a layer more is folded in each.
+        ranked = self.proposals + len(problem.space.decisions) + 2
+        rated = min(ranked, problem.space.size) * rating_passes(problem)
         scanned = options * training.forward_passes(problem.task, self._scanned(problem))
         tuned = count * self._tuning(problem).passes
         first = recipe_of(problem, self).passes * self._cost(problem)

@@ -172,6 +172,9 @@ def test_the_backbone_follows_the_number_of_axes(task):
     assert XD(task((1, 4, 4, 4), (3,))).description.startswith("backbone pde, ")
     described = XD(task((1, 8, 8), (3,)), depth=10, channels=4, width=2).description
     assert described == "backbone wrn, depth 10, channels 4, width 2"
+    # Its kernels are 3 x 3 already, and 8 pixels have no 20 frequencies.
+    described = XD(task((1, 8, 8), (3,)), options=("k3d1", "k5d1", "fourier20", "xd")).description
+    assert described == "backbone wrn, options without effect: k3d1 fourier20"
 
 
 def test_built_layers_are_the_chosen_operations(task):
