@@ -373,7 +373,11 @@ class Objective(ABC):
 
 @dataclass(frozen=True)
 class Trial:
-    """An architecture, how to train it, and optionally the weights that it starts from."""
+    """An architecture, how to train it, and optionally the weights that it starts from.
+
+    In the final phase the recipe trains the architecture from scratch, unless it was one for such weights:
+    then the run's recipe does.
+    """
 
     architecture: Architecture
     recipe: Recipe

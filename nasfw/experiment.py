@@ -215,16 +215,19 @@ class Experiment:
                 if record.space == label:
                     # Only what is compared needs the spread over seeds.
                     seeds = self.seeds if i == 0 else self.seeds[:1]
-                    trials += self._final(record.architecture, record.recipe, seeds)
+                    trials += self._final(record.architecture, record, seeds)
             if "plain" in self.settings.yardsticks and chosen[0].space == label:
-                trials += self._final(space.default, chosen[0].recipe, self.seeds)
+                trials += self._final(space.default, chosen[0], self.seeds)
             trials = list({t.key: t for t in trials}.values())
             engine.finish(
                 self.problem(label, folder), label, trials, records, self.executor, "final trainings"
             )
         return chosen
 
-    def _final(self, architecture: Architecture, recipe: Recipe, seeds: Sequence[int]) -> Iterator[Trial]:
+    def _final(self, architecture: Architecture, record: Record, seeds: Sequence[int]) -> Iterator[Trial]:
+        """Trainings by the recipe of ``record``, if that is one for a training from scratch."""
+        # Weights that are trained already are trained further at rates that fresh ones learn little by.
+        recipe = self.recipe if record.inherited else record.recipe
         epochs = self.final.epochs or self.recipe.epochs
         for seed in seeds:
             yield Trial(
@@ -241,7 +244,7 @@ class Experiment:
                 title = f"random search in {label}"
                 self._timed(label, place, RandomSearch(trials), records, engine.Budget(), title)
             best = finalists(records.select("search"), [o.reading for o in self.objectives], 1)[0]
-            again = list(self._final(best.architecture, best.recipe, self.seeds))
+            again = list(self._final(best.architecture, best, self.seeds))
             problem = self.problem(best.space, place)
             engine.finish(problem, best.space, again, records, self.executor, "random search's best")
 

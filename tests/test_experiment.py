@@ -16,7 +16,7 @@ from torch import nn
 
 import nasfw
 from nasfw import config, engine, experiment, folders, plugins, results
-from nasfw.contracts import Device, Unsupported
+from nasfw.contracts import Device, Strategy, Trial, Unsupported
 from nasfw.experiment import labelled, prepare, threads
 from nasfw.hardware.host import Host
 from nasfw.objectives.cost import Energy, Latency
@@ -67,6 +67,24 @@ def test_final_networks_and_the_plain_backbone_are_trained_by_the_recipe(place):
     assert outcome.pick.seeds == outcome.plain.seeds == (0, 1)
     assert outcome.plain.architecture == ToySpace(TASK).default
     assert len(outcome.front) <= 2
+
+
+@dataclass(frozen=True)
+class Tuned(Strategy):
+    """One training at a rate of its own, of fresh weights or of given ones."""
+
+    further: bool
+
+    def search(self, problem, evaluate):
+        some = problem.space.default
+        weights = problem.space.build(some).state_dict() if self.further else None
+        evaluate([Trial(some, replace(problem.recipe, lr=1e-3), weights)])
+
+
+@pytest.mark.parametrize("further", [False, True])
+def test_finals_have_the_rate_that_was_found_unless_it_was_one_for_trained_weights(further):
+    prepared(folder="run", strategy=Tuned(further), recipe={"lr": 0.05}).run()
+    assert {r.recipe.lr for r in finals("run")} == {0.05 if further else 1e-3}
 
 
 def test_seeds_of_final_trainings_start_at_the_seed():
