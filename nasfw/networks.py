@@ -95,13 +95,16 @@ def training_of(record: Record, trained: Mapping[tuple[object, ...], Network]) -
 
 
 def continues(final: Network | Record, former: Record) -> bool:
-    """Whether ``final`` is the training of what the search had as ``former``: length and seed may differ."""
+    """Whether ``final`` is the training of what the search had as ``former``: length and seed may differ.
+
+    So may the whole recipe if that was one for inherited weights.
+    """
 
     def recipe(of: Network | Record) -> Recipe:
         return replace(of.recipe, epochs=0, fraction=1.0, seed=0)
 
     same = (final.space, final.architecture) == (former.space, former.architecture)
-    return same and recipe(final) == recipe(former)
+    return same and (former.inherited or recipe(final) == recipe(former))
 
 
 def searched(record: Record) -> Network:

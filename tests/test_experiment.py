@@ -83,8 +83,11 @@ class Tuned(Strategy):
 
 @pytest.mark.parametrize("further", [False, True])
 def test_finals_have_the_rate_that_was_found_unless_it_was_one_for_trained_weights(further):
-    prepared(folder="run", strategy=Tuned(further), recipe={"lr": 0.05}).run()
+    outcome = prepared(folder="run", strategy=Tuned(further), recipe={"lr": 0.05}).run()
     assert {r.recipe.lr for r in finals("run")} == {0.05 if further else 1e-3}
+    assert outcome.phase == "final"
+    assert outcome.pick.seeds == outcome.plain.seeds == (0, 1)
+    assert outcome.random is not None
 
 
 def test_seeds_of_final_trainings_start_at_the_seed():
