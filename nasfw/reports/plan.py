@@ -92,8 +92,8 @@ def _work(experiment: Experiment) -> str:
         networks = f"up to {count(work.trials, 'network')}"
         if passes:
             # Only beside a supernet it need be said that they do not have its weights.
-            passes = f"a supernet for {passes} over the data, all gradients counted"
-            networks = f"{passes}, then {networks} from scratch"
+            supernet = f"a supernet for {passes} over the data, all gradients counted"
+            networks = f"{supernet}, then {networks} from scratch"
         parts.append(networks)
     return ": trains " + "; ".join(parts) if parts else ""
 

@@ -110,8 +110,10 @@ class XD(SearchSpace):
         text = described(self, self._name)
         if self._circular is not None:
             text += f", {'periodic' if self._circular else 'zeros'} at the border"
-        offered = {o for options in self._offered.values() for o in options}
-        unfit = [] if self.options == _OPTIONS else [o for o in self.options if o not in offered]
+        # The default ones are for layers and maps of all sizes, so that some never fit.
+        if self.options == _OPTIONS:
+            return text
+        unfit = [o for o in self.options if not any(o in offered for offered in self._offered.values())]
         return f"{text}, options without effect: {' '.join(unfit)}" if unfit else text
 
     def build(self, architecture: Architecture) -> nn.Module:
